@@ -1,0 +1,49 @@
+"""The command line of reports: `python -m analysis report NAME`. Exit status 0 means that the report was written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from sweeps.ledger import DEFAULT_ROOT, LedgerError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def main() -> None:
+    """What a sweep found."""
+
+
+@app.command()
+def report(
+    name: Annotated[str, typer.Argument(help="The sweep's name.")],
+    root: Annotated[Path, typer.Option(help="The directory of all sweeps.")] = DEFAULT_ROOT,
+) -> None:
+    """Print the report of a sweep, and write its page and its table of trials. A sweep that is still running has one too."""
+    from analysis.load import load
+    from analysis.page import write_page
+    from analysis.report import build, write_results
+    from analysis.terminal import print_report
+
+    try:
+        sweep = load(name, root)
+    except LedgerError as error:
+        Console(stderr=True).print(Text(f"error: {error}", style="red"), soft_wrap=True)
+        raise typer.Exit(1) from error
+    found = build(sweep)
+    console = Console()
+    print_report(found, console)
+    write_results(sweep)
+    page = write_page(found)
+    console.print()
+    console.print(Text(f"The page:  {page}"), soft_wrap=True)
+    console.print(Text(f"The table: {sweep.ledger.results_file}"), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    app()

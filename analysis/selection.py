@@ -1,0 +1,141 @@
+"""How surely the best trial is the best: what one run of each configuration can tell, and what it cannot.
+
+It must not know how its sentences are shown.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.load import Sweep
+
+MIN_PAIRS = 5
+"""With fewer trials that have both a validation and a test value, their spread is not estimated."""
+MAD_TO_SD = 1.4826
+"""Median absolute deviation → standard deviation of a normal distribution."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The best COMPLETE trial against the others, in the objective's unit; leads are positive."""
+
+    best: int
+    value: float
+    complete: int
+    runner_up: int | None
+    lead: float
+    """Over the runner-up; NaN without one."""
+    lead_over_median: float
+    test_value: float = math.nan
+    gap: float = math.nan
+    """By how much the best trial is better on validation than on test data."""
+    median_gap: float = math.nan
+    """The same, the median over all trials that have both."""
+    test_rank: int | None = None
+    tested: int = 0
+    rank_correlation: float = math.nan
+    """Spearman's, between validation and test values."""
+    spread: float = math.nan
+    """Robust standard deviation, over trials, of the gap between validation and test: see `explain`."""
+    tied: tuple[int, ...] = ()
+    """The trials within two spreads of the best, itself left out."""
+    sentences: tuple[str, ...] = field(default=(), repr=False)
+
+
+def selection(sweep: Sweep) -> Selection | None:
+    """Compare the best trial with the others. None if no trial has a value.
+
+    The spread serves as a yardstick of noise. All trials share one validation and one test set; what these two do to all
+    trials alike leaves the spread of their difference unchanged, and what remains is how far a single trial's two values
+    disagree. If both sets are about equally noisy, that is also the standard deviation by which two equally good trials
+    differ on validation. It is too small where the seed matters (one seed each: training noise is common to a trial's two
+    values) and too large where configurations truly differ in how they overfit. So it can say that a lead is too small to
+    mean anything, not that a lead is real.
+    """
+    complete = sweep.complete
+    if complete.empty:
+        return None
+    scores = sweep.sign * complete["value"]
+    found = Selection(
+        best=int(complete["number"].iloc[0]),
+        value=float(complete["value"].iloc[0]),
+        complete=len(complete),
+        runner_up=int(complete["number"].iloc[1]) if len(complete) > 1 else None,
+        lead=float(scores.iloc[0] - scores.iloc[1]) if len(complete) > 1 else math.nan,
+        lead_over_median=float(scores.iloc[0] - scores.median()),
+    )
+    if sweep.test_metric:
+        tests = complete[sweep.test_metric]
+        found = replace(found, test_value=float(tests.iloc[0]), **_against_test(complete, scores, sweep.sign * tests))
+    return replace(found, sentences=tuple(_sentences(sweep, found)))
+
+
+def _against_test(complete: pd.DataFrame, scores: pd.Series, tests: pd.Series) -> dict[str, Any]:
+    """The fields of `Selection` that compare validation with test. `scores` and `tests`: more is better."""
+    both = tests.notna() & np.isfinite(tests)
+    gaps = (scores - tests)[both]
+    found: dict[str, Any] = {"tested": len(gaps)}
+    if both.iloc[0]:
+        found["gap"] = float(gaps.iloc[0])
+        found["test_rank"] = 1 + int((tests[both] > tests.iloc[0]).sum())
+    if len(gaps) < MIN_PAIRS:
+        return found
+    spread = MAD_TO_SD * float((gaps - gaps.median()).abs().median())
+    near = complete.loc[scores >= scores.iloc[0] - 2 * spread, "number"].tolist()[1:]
+    correlation = scores[both].rank().corr(tests[both].rank())
+    return found | {
+        "median_gap": float(gaps.median()),
+        "spread": spread,
+        "tied": tuple(near),
+        "rank_correlation": float(correlation),
+    }
+
+
+def _sentences(sweep: Sweep, found: Selection) -> list[str]:
+    """What to tell a reader, each sentence true on its own."""
+    if found.runner_up is None:
+        return [f"Trial {found.best} is the only one with a value ({found.value:.4g}): there is nothing to compare it with."]
+    told = [
+        f"Trial {found.best} leads the runner-up, trial {found.runner_up}, by {found.lead:.3g} and the median of "
+        f"{found.complete} finished trials by {found.lead_over_median:.3g}.",
+        f"Its {sweep.metric} of {found.value:.4g} is the best of {found.complete}, and so is likely too good: "
+        "part of what made it the best is luck.",
+    ]
+    if math.isfinite(found.gap):
+        usual = f" (the median trial's: {_better(found.median_gap)})" if math.isfinite(found.median_gap) else ""
+        told.append(
+            f"Its {sweep.test_metric} of {found.test_value:.4g} had no part in the choice and is the fairer number. Its "
+            f"validation value is {_better(found.gap)} than that{usual}. By test value it is number {found.test_rank} of "
+            f"{found.tested}; choosing by test value would spoil that value in the same way."
+        )
+    elif sweep.test_metric:
+        told.append(f"Trial {found.best} has no {sweep.test_metric}: evaluate it before quoting a number.")
+    else:
+        told.append("No trial was tested: before quoting a number, measure the winner on data that chose nothing.")
+    if math.isfinite(found.spread):
+        told.append(_yardstick(found))
+    told.append(
+        "If each configuration ran with one seed, nothing here tells how much of the order would survive other seeds: run the "
+        "first few again with several."
+    )
+    return told
+
+
+def _yardstick(found: Selection) -> str:
+    agreement = f"Validation and test order the trials alike to a rank correlation of {found.rank_correlation:.2f}"
+    if not math.isfinite(found.rank_correlation):
+        agreement = "Validation or test does not tell the trials apart at all"
+    measure = f"from trial to trial their difference varies by {found.spread:.2g} (robust standard deviation)"
+    if found.tied:
+        count = "1 other trial is" if len(found.tied) == 1 else f"{len(found.tied)} other trials are"
+        return f"{agreement}; {measure}. {count} within twice that of the best: by this measure they cannot be told apart."
+    return f"{agreement}; {measure}. No other trial is within twice that of the best."
+
+
+def _better(gap: float) -> str:
+    return f"better by {gap:.2g}" if gap >= 0 else f"worse by {-gap:.2g}"

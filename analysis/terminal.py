@@ -1,0 +1,102 @@
+"""The report in the terminal: short enough to read after every sweep. It must not compute what it shows."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.padding import Padding
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from analysis import tables
+from analysis.report import IMPORTANCE_NOTE, Report
+from analysis.tables import Table
+
+FAILURES = 5
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print `report`. Text from trials is printed as it is: none of it is read as markup."""
+    sweep = report.sweep
+    console.print()
+    console.print(Text.assemble((sweep.name, "bold"), f"  {report.status()}"))
+    console.print(Text(report.pace(), style="dim"))
+    for problem in sweep.problems:
+        console.print(Text(f"! {problem}", style="yellow"))
+
+    _heading(console, f"Best trials by {sweep.metric} ({sweep.mode})")
+    best = tables.best_trials(sweep)
+    if best.rows:
+        console.print(_fitted(best, console))
+    else:
+        console.print(Text("No trial has finished with a value yet." if report.headline.trials else "No trial has run yet."))
+
+    if report.selection:
+        _heading(console, "How sure is that?")
+        _sentences(console, report.selection.sentences)
+
+    _heading(console, "What mattered")
+    for found in report.importances:
+        console.print(
+            Text(f"{found.basis} ({found.trials}, the best {found.best}):" if found.parameters else f"{found.basis}:")
+        )
+        if found.parameters:
+            console.print(_rich(tables.importances(found)))
+        else:
+            console.print(Text(f"  not measured: {found.missing}"))
+    if any(found.parameters for found in report.importances):
+        console.print(Text(IMPORTANCE_NOTE, style="dim"))
+
+    if report.options:
+        _heading(console, "Choices")
+        console.print(_rich(tables.options(sweep, report.options)))
+
+    _heading(console, "Stopped early")
+    _sentences(console, report.guard_sentences())
+
+    if report.failures:
+        _heading(console, "Failed and broken")
+        shown = tables.failures(report.failures[:FAILURES])
+        console.print(_rich(shown))
+        if len(report.failures) > FAILURES:
+            console.print(Text(f"… and {len(report.failures) - FAILURES} other reasons, on the page", style="dim"))
+
+    _heading(console, "Next")
+    for command, purpose in report.commands():
+        console.print(Text.assemble((command, "cyan"), (f"    # {purpose}", "dim")), soft_wrap=True)
+
+
+def _heading(console: Console, title: str) -> None:
+    console.print()
+    console.print(Text(title, style="bold"))
+
+
+def _sentences(console: Console, sentences: tuple[str, ...] | list[str]) -> None:
+    for sentence in sentences:
+        console.print(Padding(Text(f"• {sentence}"), (0, 0, 0, 1)))
+
+
+def _fitted(table: Table, console: Console) -> RichTable:
+    """The table as it is if it fits; else each row's searched parameters in one cell that wraps."""
+    whole = _rich(table)
+    if Measurement.get(console, console.options.update(max_width=10_000), whole).maximum <= console.width:
+        return whole
+    facts = {"rank", "trial", "epochs (best)", "network size", "time", "seed"}
+    first = [index for index, header in enumerate(table.headers) if header in facts or "/" in header]
+    rest = [index for index in range(len(table.headers)) if index not in first]
+    rows = [
+        [*(row[index] for index in first), "  ".join(f"{table.headers[i]}={row[i]}" for i in rest if row[i] != tables.NOTHING)]
+        for row in table.rows
+    ]
+    headers = [*(table.headers[index] for index in first), "parameters"]
+    return _rich(Table(headers, rows, set(range(len(first))), table.marked))
+
+
+def _rich(table: Table) -> RichTable:
+    drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, header in enumerate(table.headers):
+        drawn.add_column(Text(header), justify="right" if index in table.numeric else "left", overflow="fold")
+    for index, row in enumerate(table.rows):
+        drawn.add_row(*(Text(cell) for cell in row), style="bold" if index == table.marked else "")
+    return drawn

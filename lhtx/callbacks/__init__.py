@@ -1,0 +1,6 @@
+"""What a run does besides training: callbacks that a config names."""
+
+from lhtx.callbacks.gradient_statistics import GradientStatistics
+from lhtx.callbacks.random_state import RandomState
+
+__all__ = ["GradientStatistics", "RandomState"]

@@ -1,0 +1,85 @@
+"""Reading and writing checkpoints: atomically, as tensors and plain containers only, with a check that the weights belong
+to the network at hand. Knows nothing of configs.
+"""
+
+import os
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import CheckpointIO
+from torch import nn
+
+from lhtx.errors import CheckpointError
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes beside the target and renames, so a killed run leaves the old checkpoint or the new one, never a part.
+
+    (Lightning's own writer moves a file from the system's temporary directory, which copies where that is another disk.)
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Saves `checkpoint` at `path`, making its directory if need be; `storage_options` is not supported."""
+        if storage_options is not None:
+            raise TypeError(f"storage_options is not supported here, got {storage_options!r}")
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            torch.save(checkpoint, temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True) -> Any:
+        """The checkpoint at `path`; `weights_only` is accepted for the interface's sake and is always true."""
+        return load_checkpoint(path, map_location)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Removes the file at `path` if it exists."""
+        Path(path).unlink(missing_ok=True)
+
+
+def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """The checkpoint at `path`, read without running any code from it.
+
+    Raises:
+        CheckpointError: no such file, not a checkpoint, or one that holds more than tensors and plain containers.
+    """
+    path = Path(path)
+    if not path.is_file():
+        present = sorted(str(file) for file in path.parent.glob("*.ckpt"))
+        raise CheckpointError(f"no checkpoint at {path}. In that directory: {', '.join(present) or 'none'}")
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{path} cannot be read as a checkpoint of tensors and plain values: {reason}") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise CheckpointError(f"{path} holds no 'state_dict', so it is no checkpoint of a training run")
+    return checkpoint
+
+
+def check_weights(state: dict[str, torch.Tensor], module: nn.Module, path: str | Path) -> None:
+    """Raises CheckpointError at the first tensor in which `state`, read from `path`, differs from `module`'s own."""
+    own = module.state_dict()
+    for name in [*own, *(name for name in state if name not in own)]:
+        here, there = own.get(name), state.get(name)
+        if here is None or there is None or here.shape != there.shape:
+            raise CheckpointError(
+                f"{path} belongs to another network. First difference: {name} is {_shape(there)} in the checkpoint "
+                f"and {_shape(here)} in the configured {type(module).__name__}"
+            )
+
+
+def load_weights(module: nn.Module, path: str | Path) -> None:
+    """Puts the weights and buffers of the checkpoint at `path` into `module`. Raises CheckpointError."""
+    state = load_checkpoint(path)["state_dict"]
+    check_weights(state, module, path)
+    module.load_state_dict(state)
+
+
+def _shape(tensor: torch.Tensor | None) -> str:
+    return "absent" if tensor is None else f"of shape {tuple(tensor.shape)}"

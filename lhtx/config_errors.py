@@ -1,0 +1,130 @@
+"""Turns Hydra's refusal of an override into one that names the override, the near keys or options and the accepted ones.
+
+Only messages are made here; composing is the business of `lhtx.compose`.
+"""
+
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+
+from lhtx.errors import ConfigError
+
+MAX_LISTED = 40
+
+
+def near(word: str, accepted: Iterable[str]) -> str:
+    """A sentence that names the values of `accepted` near to `word`, or all of them when they are few.
+
+    >>> near("vimh_cn", ["vimh_cnn", "vimh_mlp"])
+    'Did you mean vimh_cnn? Accepted: vimh_cnn, vimh_mlp.'
+    """
+    accepted = sorted(set(accepted))
+    matches = difflib.get_close_matches(word, accepted, n=3, cutoff=0.6)
+    sentences = []
+    if matches:
+        sentences.append(f"Did you mean {' or '.join(matches)}?")
+    if len(accepted) <= MAX_LISTED:
+        sentences.append(f"Accepted: {', '.join(accepted) or 'nothing'}.")
+    return " ".join(sentences)
+
+
+def options(configs: Path) -> dict[str, list[str]]:
+    """The config groups below the directory `configs` and the options of each, by file name."""
+    groups: dict[str, list[str]] = {}
+    for file in sorted(configs.glob("*/**/*.yaml")):
+        if not file.stem.startswith("_"):  # what options have in common, and no option itself
+            groups.setdefault(file.parent.relative_to(configs).as_posix(), []).append(file.stem)
+    return groups
+
+
+def refusal(
+    error: Exception, overrides: Sequence[str], configs: Path, base: Callable[[list[str]], DictConfig]
+) -> ConfigError:
+    """The `ConfigError` that says which of `overrides` Hydra refused with `error`, and what it would have accepted.
+
+    Args:
+        error: what Hydra raised.
+        overrides: what it was given.
+        configs: the directory of the config groups.
+        base: composes a config from the overrides that were not to blame; its keys are the accepted ones.
+    """
+    text = str(error) or str(error.__cause__)
+    if isinstance(error, OverrideParseException):
+        return ConfigError(
+            f"the override {error.override!r} cannot be read: {error.message.splitlines()[0]}. "
+            "Expected key=value, +key=value to add a key, or ~key to delete one; quote a value that holds any of ,={}[]"
+        )
+    groups = options(configs)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        culprit = next((o for o in overrides if o.lstrip("+") in (f"{group}={option}", f"/{group}={option}")), None)
+        where = f"the override {culprit!r}" if culprit else "a config"
+        return ConfigError(f"{where} asks for {group}={option}, which there is not. {near(option, groups.get(group, []))}")
+    for override in overrides:
+        key = _key(override)
+        if key is None or not re.search(rf"['\s=+]{re.escape(key)}(?=['\s=]|$)", text):
+            continue
+        others = [other for other in overrides if other != override]
+        unknown = None if key in groups else _unknown_key(key, base(others), groups)
+        return ConfigError(f"the override {override!r} was refused: {unknown or ' '.join(text.split())}")
+    return ConfigError(f"the config does not compose with {list(overrides)}: {' '.join(text.split())}")
+
+
+def _key(override: str) -> str | None:
+    """The key an override sets, without package or sign; None where it cannot be parsed."""
+    try:
+        return OverridesParser.create().parse_override(override).key_or_group
+    except HydraException:
+        return None
+
+
+def _unknown_key(key: str, config: DictConfig, groups: Mapping[str, list[str]]) -> str | None:
+    """Says where along the dotted `key` the config has no such entry, with the entries there; None if it has them all."""
+    tree: Any = OmegaConf.to_container(config, resolve=False)
+    node, path = tree, ""
+    for part in key.split("."):
+        if not isinstance(node, dict):
+            return f"{path} holds the value {node!r}, so it has no key {part!r}."
+        if part not in node:
+            place = f"in {path}" if path else "at the top level or among the groups"
+            accepted = [*node, *([] if path else groups)]
+            message = f"there is no key {part!r} {place}. {near(part, accepted)}"
+            if elsewhere := [known for known in _keys(tree) if known.endswith(f".{key.rpartition('.')[2]}")]:
+                message += f" The same name stands at {', '.join(elsewhere)}."
+            return f"{message} A new key is added with a leading +."
+        node, path = node[part], f"{path}.{part}".lstrip(".")
+    return None
+
+
+def _keys(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Every dotted key of a config given as plain containers, leaves and inner nodes."""
+    keys = []
+    for name, node in tree.items():
+        keys.append(f"{prefix}{name}")
+        if isinstance(node, dict):
+            keys += _keys(node, f"{prefix}{name}.")
+    return keys
+
+
+def call_refusal(error: Exception, key: str, target: str, locate: Callable[[str], Any]) -> ConfigError:
+    """The `ConfigError` for a class named in a config that could not be found or called.
+
+    Args:
+        error: what the class raised, or what finding it raised.
+        key: the dotted config key, such as `model.net`.
+        target: the dotted path of the class or function.
+        locate: finds the class by its path (to list what its constructor accepts).
+    """
+    message = f"{key}: {target} refused its configuration: {type(error).__name__}: {error}."
+    unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if unexpected:
+        accepted = list(inspect.signature(locate(target)).parameters)
+        message += f" {near(unexpected[1], accepted)}"
+    return ConfigError(message)

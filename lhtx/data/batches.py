@@ -1,0 +1,120 @@
+"""Whole batches by index, from one tensor in memory or from the files, in an order that a seed and an epoch decide.
+
+There is no per-sample Python: a batch is one indexing operation a tensor. Knows no file format and no task.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from lhtx.data.records import MappedImages
+
+
+class StreamedImages:
+    """Images of several files as if they were one, read from disk by index; `channels` picks what is handed out."""
+
+    def __init__(self, sources: Sequence[np.ndarray | MappedImages], channels: Sequence[int]) -> None:
+        self.sources = list(sources)
+        self.channels = list(channels)
+        self.ends = np.cumsum([len(source) for source in sources])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
+        """The images at `index`, (B,) int64, in its order: (B, C, H, W) uint8."""
+        index = index.numpy()
+        height, width = self.sources[0].shape[2:]
+        images = np.empty((len(index), len(self.channels), height, width), dtype=np.uint8)
+        order = np.argsort(index, kind="stable")  # the files are read from front to back
+        starts = [0, *self.ends[:-1]]
+        for source, start, end in zip(self.sources, starts, self.ends, strict=True):
+            rows = order[(index[order] >= start) & (index[order] < end)]
+            if len(rows):
+                found = source[index[rows] - start]
+                images[rows] = found if len(self.channels) == found.shape[1] else found[:, self.channels]
+        return torch.from_numpy(images)
+
+    def load(self) -> torch.Tensor:
+        """Every image, in memory: (N, C, H, W) uint8."""
+        height, width = self.sources[0].shape[2:]
+        images = torch.empty((len(self), len(self.channels), height, width), dtype=torch.uint8)
+        for source, end in zip(self.sources, self.ends, strict=True):
+            for first in range(0, len(source), 1024):  # so that a selection of channels copies little at a time
+                chunk = source[first : first + 1024]
+                start = end - len(source) + first
+                images.numpy()[start : start + len(chunk)] = chunk[:, self.channels]
+        return images
+
+
+class Batches(Dataset):
+    """Columns of one length, indexed a batch at a time: an index tensor gives a dict of tensors."""
+
+    def __init__(self, columns: Mapping[str, torch.Tensor | StreamedImages]) -> None:
+        self.columns = dict(columns)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, index: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The rows at `index`, (B,) int64, of every column."""
+        return {
+            name: column.index_select(0, index) if isinstance(column, torch.Tensor) else column[index]
+            for name, column in self.columns.items()
+        }
+
+
+class BatchOrder(Sampler[torch.Tensor]):
+    """Yields index tensors: `samples` cut into batches, shuffled by (`seed`, epoch) alone where `seed` is given.
+
+    Lightning calls `set_epoch`, so that a resumed run continues with the order that it would have had. A last batch of a
+    single sample joins the one before it when shuffled (that is, in training), as batch normalisation cannot train on it.
+    """
+
+    def __init__(self, samples: torch.Tensor, batch_size: int, seed: int | None = None) -> None:
+        self.samples = samples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the order of `epoch` from now on."""
+        self.epoch = epoch
+
+    @property
+    def _sizes(self) -> list[int]:
+        whole, rest = divmod(len(self.samples), self.batch_size)
+        sizes = [self.batch_size] * whole + [rest] * (rest > 0)
+        if self.seed is not None and rest == 1 and whole:
+            sizes[-2:] = [self.batch_size + 1]
+        return sizes
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        samples = self.samples
+        if self.seed is not None:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(len(samples))
+            samples = samples[torch.from_numpy(order)]
+        yield from samples.split(self._sizes)
+
+
+def batch_loader(batches: Batches, order: BatchOrder, num_workers: int = 0, pin_memory: bool = False) -> DataLoader:
+    """A DataLoader that only hands batches on; it takes no number from the global random state."""
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=order,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        persistent_workers=False,
+        collate_fn=_as_it_is,
+        generator=torch.Generator(),
+    )
+
+
+def _as_it_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return batch

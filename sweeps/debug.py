@@ -1,0 +1,68 @@
+"""One trial in this process, without Ray and without a study: to step through it, or to see trial N of a sweep again."""
+
+from __future__ import annotations
+
+import pdb
+import sys
+import traceback
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from sweeps.errors import SweepError
+from sweeps.ledger import Ledger, TrialFiles
+from sweeps.runner import network_size
+from sweeps.space import load_space
+from sweeps.study import draw
+
+DEBUG_ROOT = Path("logs/debug")
+
+
+def recorded_overrides(ledger: Ledger, number: int) -> list[str]:
+    """The overrides of trial `number`, as the study holds them.
+
+    Raises:
+        SweepError: the sweep has no such trial, or it never ran.
+    """
+    trials = {trial.number: trial for trial in ledger.study().get_trials(deepcopy=False)}
+    ran = sorted(number for number, trial in trials.items() if "overrides" in trial.user_attrs)
+    if number not in ran:
+        why = f"was never run ({trials[number].user_attrs['verdict']['reason']})" if number in trials else "does not exist"
+        known = f"{ran[0]} to {ran[-1]}" if ran else "none"
+        raise SweepError(f"Trial {number} of the sweep {ledger.name!r} {why}. Trials that ran: {known}.")
+    return trials[number].user_attrs["overrides"]
+
+
+def debug(name: str, trial: int | None, extra: list[str], root: Path, console: Console) -> int:
+    """Run a trial drawn from a space, or a recorded one, with `extra` overrides on top; the exit status."""
+    if trial is None:
+        chosen, label = draw(load_space(name), 0, network_size), Path(name).stem
+    else:
+        chosen, label = recorded_overrides(Ledger(name, root).require(), trial), f"{name}-{trial:04d}"
+    chosen += extra
+    console.print("overrides:", *chosen, sep="\n  ", markup=False, soft_wrap=True)
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+    files = TrialFiles(DEBUG_ROOT / f"{label}_{stamp}")
+    files.directory.mkdir(parents=True)
+
+    from sweeps.trial import Assignment, EpochReport, run_trial
+
+    def report(epoch: EpochReport) -> bool:
+        shown = {name: value for name, value in epoch.metrics.items() if name.startswith(("train/", "val/"))}
+        line = "  ".join(f"{name}={value:.4g}" for name, value in sorted(shown.items()))
+        console.print(f"epoch {epoch.epoch}/{epoch.max_epochs}  {line}", soft_wrap=True)
+        return True
+
+    try:
+        metrics = run_trial(Assignment(trial or 0, tuple(chosen), str(files.directory.resolve())), report)
+    except Exception:  # noqa: BLE001  whatever the trial raises is what this command is for
+        traceback.print_exc()
+        if not sys.stdin.isatty():
+            return 1
+        pdb.post_mortem(sys.exc_info()[2])
+        return 1
+    for key, value in sorted(metrics.items()):
+        console.print(f"{key} = {value!r}")
+    console.print(f"outputs: {files.directory}")
+    return 0

@@ -1,0 +1,385 @@
+"""What one parameter may be: a choice, a range of numbers, powers of two, or a clipped normal.
+
+Each distribution knows how a search space writes it, which values it holds, how Optuna is asked for one, and how to draw
+one without Optuna. It knows neither the parameter's key nor any condition. Problems are ValueErrors without a place.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+from sweeps.errors import suggestions
+from sweeps.hydra_overrides import Scalar, value_text
+from sweeps.located_yaml import describe
+
+if TYPE_CHECKING:
+    import optuna
+
+
+class Distribution(ABC):
+    """The values that a parameter may take. Two distributions are equal if they hold the same values the same way."""
+
+    @property
+    @abstractmethod
+    def finite(self) -> bool:
+        """Whether its values can be listed one by one, so that a condition may ask for one."""
+
+    @abstractmethod
+    def ends(self) -> list[Scalar]:
+        """Every option of a choice, both ends of a range: what validation composes."""
+
+    @abstractmethod
+    def canonical(self, value: Any) -> Scalar:
+        """`value` as the study holds it.
+
+        Raises:
+            ValueError: it is not among the values; the message says which are.
+        """
+
+    @abstractmethod
+    def draw(self, rng: random.Random) -> Scalar:
+        """One value at random."""
+
+    @abstractmethod
+    def to_optuna(self) -> optuna.distributions.BaseDistribution:
+        """What the study records of it."""
+
+    @abstractmethod
+    def as_yaml(self) -> dict[str, Any]:
+        """As a search space writes it."""
+
+    def to_config(self, value: Scalar) -> Scalar | list[Any]:
+        """What the config gets for the study's `value`."""
+        return value
+
+    def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Scalar:
+        """Ask `trial` for a value: always a builtin."""
+        distribution = self.to_optuna()
+        if hasattr(distribution, "choices"):
+            return trial.suggest_categorical(name, distribution.choices)
+        if isinstance(distribution.low, int):
+            return trial.suggest_int(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+        return trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+
+
+@dataclass(frozen=True)
+class Choice(Distribution):
+    """One of several options, in no order. An option that is a list is held in the study as its text, `[a,b]`."""
+
+    options: tuple[Any, ...]
+
+    @classmethod
+    def parse(cls, value: Any) -> Choice:
+        if not isinstance(value, list):
+            raise ValueError(f"a list of options is expected, found {describe(value)}")
+        for option in value:
+            if isinstance(option, dict) or (isinstance(option, list) and any(isinstance(item, list | dict) for item in option)):
+                raise ValueError(f"an option is a plain value or a list of plain values, found {describe(option)}")
+            if isinstance(option, float) and not math.isfinite(option):
+                raise ValueError(f"an option must be a finite number, found {option}")
+        if len(value) < 2:
+            raise ValueError(f"at least two options are expected, found {describe(value)}; what is fixed belongs under `trial`")
+        held = [_held(option) for option in value]
+        for index, option in enumerate(held):
+            if option in held[:index]:
+                first = value[held.index(option)]
+                same = "is given twice" if type(first) is type(value[index]) else f"and {describe(first)} are one option"
+                raise ValueError(f"the option {describe(value[index])} {same}")
+        return cls(tuple(tuple(option) if isinstance(option, list) else option for option in value))
+
+    @property
+    def held(self) -> list[Scalar]:
+        """The options as the study holds them."""
+        return [_held(option) for option in self.options]
+
+    @property
+    def finite(self) -> bool:
+        return True
+
+    def ends(self) -> list[Scalar]:
+        return self.held
+
+    def canonical(self, value: Any) -> Scalar:
+        wanted = _held(value)
+        for option in self.held:
+            if option == wanted and isinstance(option, bool) == isinstance(wanted, bool):
+                return option
+        raise ValueError(f"{describe(value)} is not among the options. {suggestions(str(wanted), [str(o) for o in self.held])}")
+
+    def draw(self, rng: random.Random) -> Scalar:
+        return rng.choice(self.held)
+
+    def to_optuna(self) -> optuna.distributions.BaseDistribution:
+        from optuna.distributions import CategoricalDistribution
+
+        return CategoricalDistribution(self.held)
+
+    def to_config(self, value: Scalar) -> Scalar | list[Any]:
+        option = self.options[self.held.index(value)]
+        return list(option) if isinstance(option, tuple) else option
+
+    def as_yaml(self) -> dict[str, Any]:
+        return {"choice": [list(option) if isinstance(option, tuple) else option for option in self.options]}
+
+
+def _held(option: Any) -> Scalar:
+    return value_text(list(option)) if isinstance(option, list | tuple) else option
+
+
+@dataclass(frozen=True)
+class Range(Distribution):
+    """Numbers from `low` to `high`, both included: `uniform`, `log_uniform`, `int` or `log_int`."""
+
+    kind: str
+    low: float
+    high: float
+    step: float | None = None
+    """The values are low, low + step, …, high. Only for `uniform` and `int`."""
+
+    @classmethod
+    def parse(cls, kind: str, value: Any, step: Any = None) -> Range:
+        integer, log = kind.endswith("int"), kind.startswith("log")
+        low, high = _pair(value, "low, high", integer)
+        _check_order(low, high)
+        if log and low <= (0 if not integer else 0.5):
+            raise ValueError(
+                f"the low end of a logarithmic range must be {'at least 1' if integer else 'above 0'}, found {low}"
+            )
+        if step is not None:
+            if log:
+                raise ValueError(f"a step goes with uniform and int, not with {kind}; list the values as a choice instead")
+            step = _check_step(low, high, step, integer)
+        return cls(kind, low, high, step)
+
+    @property
+    def integer(self) -> bool:
+        return self.kind.endswith("int")
+
+    @property
+    def log(self) -> bool:
+        return self.kind.startswith("log")
+
+    @property
+    def finite(self) -> bool:
+        return self.integer or self.step is not None
+
+    def ends(self) -> list[Scalar]:
+        return [self.low, self.high]
+
+    def canonical(self, value: Any) -> Scalar:
+        number = _number(value, self.integer)
+        _check_within(number, self.low, self.high)
+        return _on_grid(number, self.low, self.step) if self.step is not None else number
+
+    def draw(self, rng: random.Random) -> Scalar:
+        if self.log and self.integer:  # as Optuna draws them: every integer owns the half before and the half after it
+            number = math.exp(rng.uniform(math.log(self.low - 0.5), math.log(self.high + 0.5)))
+            return min(max(round(number), int(self.low)), int(self.high))
+        if self.integer:
+            return rng.randrange(int(self.low), int(self.high) + 1, int(self.step or 1))
+        if self.log:
+            return min(max(math.exp(rng.uniform(math.log(self.low), math.log(self.high))), self.low), self.high)
+        if self.step is not None:
+            return self.low + self.step * rng.randint(0, round((self.high - self.low) / self.step))
+        return rng.uniform(self.low, self.high)
+
+    def to_optuna(self) -> optuna.distributions.BaseDistribution:
+        from optuna.distributions import FloatDistribution, IntDistribution
+
+        if self.integer:
+            return IntDistribution(int(self.low), int(self.high), log=self.log, step=int(self.step or 1))
+        return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
+
+    def as_yaml(self) -> dict[str, Any]:
+        return {self.kind: [self.low, self.high]} | ({} if self.step is None else {"step": self.step})
+
+
+@dataclass(frozen=True)
+class PowerOfTwo(Distribution):
+    """The powers of two from `low` to `high`. Optuna gets them as a choice: so the study holds the value itself and not its
+    exponent, at the price that the sampler does not know their order; there are few of them."""
+
+    low: int
+    high: int
+
+    @classmethod
+    def parse(cls, value: Any) -> PowerOfTwo:
+        low, high = _pair(value, "low, high", integer=True)
+        _check_order(low, high)
+        for end in (low, high):
+            if end < 1 or end & (end - 1):
+                near = sorted({2 ** max(0, math.floor(math.log2(max(end, 1)))), 2 ** math.ceil(math.log2(max(end, 1)))})
+                raise ValueError(f"{end} is not a power of two; near ones: {', '.join(map(str, near))}")
+        return cls(low, high)
+
+    @property
+    def values(self) -> list[int]:
+        return [2**exponent for exponent in range(self.low.bit_length() - 1, self.high.bit_length())]
+
+    @property
+    def finite(self) -> bool:
+        return True
+
+    def ends(self) -> list[Scalar]:
+        return [self.low, self.high]
+
+    def canonical(self, value: Any) -> Scalar:
+        if _number(value, integer=True) not in self.values:
+            raise ValueError(f"{describe(value)} is not among the values. Accepted: {', '.join(map(str, self.values))}.")
+        return value
+
+    def draw(self, rng: random.Random) -> Scalar:
+        return rng.choice(self.values)
+
+    def to_optuna(self) -> optuna.distributions.BaseDistribution:
+        from optuna.distributions import CategoricalDistribution
+
+        return CategoricalDistribution(self.values)
+
+    def as_yaml(self) -> dict[str, Any]:
+        return {"power_of_two": [self.low, self.high]}
+
+
+@dataclass(frozen=True)
+class Normal(Distribution):
+    """A normal of `mean` and `std`, cut off at `low` and `high`. Optuna has none: the study records the range, and
+    `sweeps.samplers.NormalPriors` draws from the normal wherever the sampler would draw evenly from that range."""
+
+    mean: float
+    std: float
+    low: float
+    high: float
+    step: float | None = None
+
+    @classmethod
+    def parse(cls, value: Any, clip: Any, step: Any = None) -> Normal:
+        mean, std = _pair(value, "mean, std", integer=False)
+        if std <= 0:
+            raise ValueError(f"the standard deviation must be above 0, found {std}")
+        if clip is None:
+            low, high = mean - 3 * std, mean + 3 * std
+        else:
+            low, high = _pair(clip, "low, high", integer=False, name="clip: ")
+            _check_order(low, high)
+        inside = NormalDist(mean, std).cdf(high) - NormalDist(mean, std).cdf(low)
+        if inside < 1e-6:
+            raise ValueError(f"the clip [{low}, {high}] leaves nothing of a normal of mean {mean} and deviation {std}")
+        return cls(mean, std, low, high, None if step is None else _check_step(low, high, step, integer=False))
+
+    @property
+    def finite(self) -> bool:
+        return self.step is not None
+
+    def ends(self) -> list[Scalar]:
+        return [self.low, self.high]
+
+    def canonical(self, value: Any) -> Scalar:
+        number = _number(value, integer=False)
+        _check_within(number, self.low, self.high)
+        return _on_grid(number, self.low, self.step) if self.step is not None else number
+
+    def quantile(self, share: float) -> float:
+        """The value below which `share` of the clipped normal lies (inverse of its distribution function), on the grid."""
+        normal = NormalDist(self.mean, self.std)
+        below, above = normal.cdf(self.low), normal.cdf(self.high)
+        position = below + share * (above - below)
+        number = normal.inv_cdf(position) if 0 < position < 1 else self.low if position <= 0 else self.high
+        number = min(max(number, self.low), self.high)
+        return number if self.step is None else self.low + self.step * round((number - self.low) / self.step)
+
+    def draw(self, rng: random.Random) -> Scalar:
+        return self.quantile(rng.random())
+
+    def to_optuna(self) -> optuna.distributions.BaseDistribution:
+        from optuna.distributions import FloatDistribution
+
+        return FloatDistribution(self.low, self.high, step=self.step)
+
+    def as_yaml(self) -> dict[str, Any]:
+        step = {} if self.step is None else {"step": self.step}
+        return {"normal": [self.mean, self.std], "clip": [self.low, self.high]} | step
+
+
+KINDS: dict[str, tuple[str, ...]] = {
+    "choice": (),
+    "uniform": ("step",),
+    "log_uniform": ("step",),  # accepted here, so that Range.parse can say why there is none
+    "int": ("step",),
+    "log_int": ("step",),
+    "power_of_two": (),
+    "normal": ("clip", "step"),
+}
+"""The distributions by the name that a search space uses, and the options that each takes."""
+
+
+def parse_distribution(entry: Mapping[str, Any], kind: str) -> Distribution:
+    """The distribution `kind` that `entry` describes; unknown options have been refused.
+
+    Raises:
+        ValueError: its numbers make no distribution.
+    """
+    value, step = entry[kind], entry.get("step")
+    match kind:
+        case "choice":
+            return Choice.parse(value)
+        case "power_of_two":
+            return PowerOfTwo.parse(value)
+        case "normal":
+            return Normal.parse(value, entry.get("clip"), step)
+        case _:
+            return Range.parse(kind, value, step)
+
+
+def _number(value: Any, integer: bool) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int if integer else int | float):
+        raise ValueError(f"{'an integer' if integer else 'a number'} is expected, found {describe(value)}")
+    if not math.isfinite(value):
+        raise ValueError(f"a finite number is expected, found {value}")
+    return value if integer else float(value)
+
+
+def _pair(value: Any, names: str, integer: bool, name: str = "") -> tuple[Any, Any]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError(f"{name}[{names}] is expected, found {describe(value)}")
+    return _number(value[0], integer), _number(value[1], integer)
+
+
+def _check_order(low: float, high: float) -> None:
+    if low > high:
+        raise ValueError(f"the range [{low}, {high}] is reversed: write [{high}, {low}]")
+    if low == high:
+        raise ValueError(f"the range [{low}, {high}] holds a single value; what is fixed belongs under `trial`")
+
+
+def _check_step(low: float, high: float, step: Any, integer: bool) -> Any:
+    step = _number(step, integer)
+    if step <= 0:
+        raise ValueError(f"the step must be above 0, found {step}")
+    # In decimal, as it is written: 0.3 is three steps of 0.1 although their doubles disagree.
+    span, size = Decimal(str(high)) - Decimal(str(low)), Decimal(str(step))
+    if size > span:
+        raise ValueError(f"the step {step} is larger than the range [{low}, {high}]")
+    if span % size:
+        last = Decimal(str(low)) + span // size * size
+        raise ValueError(f"the step {step} does not lead from {low} to {high}: the last value would be {last}")
+    return step
+
+
+def _check_within(number: float, low: float, high: float) -> None:
+    if not low <= number <= high:
+        raise ValueError(f"{number} lies outside [{low}, {high}]")
+
+
+def _on_grid(number: Any, low: float, step: float) -> Any:
+    steps = round((number - low) / step)
+    value = low + step * steps
+    if not math.isclose(value, number, rel_tol=1e-9, abs_tol=1e-9 * step):
+        raise ValueError(f"{number} is not on the grid: {value} is the nearest value that is (from {low} in steps of {step})")
+    return value

@@ -1,0 +1,295 @@
+"""Where a sweep lives on disk, and what is written there. The one module that knows a path inside `runs/NAME/`.
+
+It knows files and the Optuna study, not what runs a sweep: importing it costs neither Ray nor torch.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from sweeps.errors import LedgerError
+
+if TYPE_CHECKING:
+    import optuna
+
+    from sweeps.space import SearchSpace
+
+DEFAULT_ROOT = Path("runs")
+LEADING_COLUMNS = ("epoch", "seconds")
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write `content` to a temporary name beside `path`, then rename: a reader sees the old file or the new, never half."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class TrialFiles:
+    """The files of one trial, under `runs/NAME/trials/NNNN/`."""
+
+    directory: Path
+
+    @property
+    def config(self) -> Path:
+        """The composed config, resolved."""
+        return self.directory / "config.yaml"
+
+    @property
+    def overrides(self) -> Path:
+        """The Hydra overrides, one a line: all that makes the trial what it is."""
+        return self.directory / "overrides.txt"
+
+    @property
+    def history(self) -> Path:
+        """One row an epoch: see `History`."""
+        return self.directory / "history.csv"
+
+    @property
+    def log(self) -> Path:
+        """What the trial's process printed."""
+        return self.directory / "stdout.log"
+
+    @property
+    def error(self) -> Path:
+        """The traceback of a trial that failed."""
+        return self.directory / "error.txt"
+
+    @property
+    def checkpoints(self) -> Path:
+        """`best.ckpt` and `last.ckpt`."""
+        return self.directory / "checkpoints"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """What an interrupted trial continues from."""
+        return self.checkpoints / "last.ckpt"
+
+
+@dataclass
+class History:
+    """A trial's `history.csv`: a row an epoch, `epoch` (from 1), `seconds` (since the trial began), every metric that it
+    logged, and `verdict` (empty but for the epoch that ended the trial, or would have in shadow mode).
+
+    Rows are appended in one write each. A trial that continues from a checkpoint reports some epochs again: rows from the
+    first such epoch on are replaced.
+    """
+
+    path: Path
+    columns: list[str] = field(default_factory=list)
+    last_epoch: int = 0
+
+    @classmethod
+    def open(cls, path: Path) -> History:
+        """Continue the file at `path`, or start it."""
+        if path.exists() and not (text := path.read_text()).endswith("\n"):
+            write_atomically(path, text[: text.rfind("\n") + 1])
+        rows = read_history(path)
+        return cls(path, path.read_text().split("\n", 1)[0].split(",") if rows else [], rows[-1]["epoch"] if rows else 0)
+
+    def append(self, epoch: int, seconds: float, metrics: Mapping[str, float], verdict: str = "") -> None:
+        """Record one epoch."""
+        row: dict[str, Any] = {"epoch": epoch, "seconds": round(seconds, 3), **metrics, "verdict": verdict}
+        if epoch <= self.last_epoch or not set(row) <= set(self.columns):
+            earlier = [old for old in read_history(self.path) if old["epoch"] < epoch]
+            names = dict.fromkeys(name for old in [*earlier, row] for name in old)
+            middle = sorted(set(names) - {*LEADING_COLUMNS, "verdict"})
+            self.columns = [*LEADING_COLUMNS, *middle, "verdict"]
+            write_atomically(self.path, self._csv(earlier, header=True))
+        with self.path.open("ab") as file:
+            file.write(self._csv([row]).encode())
+        self.last_epoch = epoch
+
+    def _csv(self, rows: list[dict[str, Any]], header: bool = False) -> str:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
+        if header:
+            writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The rows of a `history.csv`: `epoch` an int, `verdict` text, all else floats; what an epoch did not log is left out.
+
+    A last line that a killed driver left half-written has no line end and is left out.
+    """
+    if not path.exists():
+        return []
+    text = path.read_text()
+    complete = text[: text.rfind("\n") + 1]
+    rows = []
+    for line in csv.DictReader(io.StringIO(complete)):
+        row: dict[str, Any] = {name: float(cell) for name, cell in line.items() if cell and name != "verdict"}
+        rows.append({**row, "epoch": int(row["epoch"]), "verdict": line["verdict"]})
+    return rows
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """One sweep's directory.
+
+    >>> Ledger("quickstart").trial(7).history.as_posix()
+    'runs/quickstart/trials/0007/history.csv'
+    """
+
+    name: str
+    root: Path = DEFAULT_ROOT
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", Path(self.root))
+        if not self.name or self.name in {".", ".."} or "/" in self.name or self.name.startswith("."):
+            raise LedgerError(f"A sweep cannot be named {self.name!r}: give a plain name without '/' that starts with no dot.")
+
+    @property
+    def directory(self) -> Path:
+        return self.root / self.name
+
+    @property
+    def space_file(self) -> Path:
+        """The search space, resolved (`extends` followed, defaults filled in)."""
+        return self.directory / "space.yaml"
+
+    @property
+    def manifest_file(self) -> Path:
+        """Where the sweep came from: commit, versions, machine, seeds, command lines."""
+        return self.directory / "manifest.json"
+
+    @property
+    def study_file(self) -> Path:
+        """The Optuna study: the truth about every trial."""
+        return self.directory / "study.db"
+
+    @property
+    def results_file(self) -> Path:
+        """The trials as one table, written with the report."""
+        return self.directory / "results.parquet"
+
+    @property
+    def report_directory(self) -> Path:
+        return self.directory / "report"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.directory / ".lock"
+
+    @property
+    def trials_directory(self) -> Path:
+        return self.directory / "trials"
+
+    def trial(self, number: int) -> TrialFiles:
+        """The files of trial `number` (Optuna's number)."""
+        return TrialFiles(self.trials_directory / f"{number:04d}")
+
+    def exists(self) -> bool:
+        return self.manifest_file.exists()
+
+    @staticmethod
+    def names(root: Path | str = DEFAULT_ROOT) -> list[str]:
+        """Every sweep under `root`."""
+        return sorted(path.parent.name for path in Path(root).glob("*/manifest.json"))
+
+    def require(self) -> Ledger:
+        """This ledger, if its sweep exists.
+
+        Raises:
+            LedgerError: it does not; the names that come near are listed.
+        """
+        if not self.exists():
+            names = self.names(self.root)
+            near = get_close_matches(self.name, names, n=3, cutoff=0.4) or names[:10]
+            known = f"Did you mean {', '.join(near)}?" if near else "There is none yet: start one with `make sweep NAME=…`."
+            raise LedgerError(f"There is no sweep {self.name!r} in {self.root}/. {known}")
+        return self
+
+    @cached_property
+    def storage(self) -> optuna.storages.RDBStorage:
+        """The study's storage.
+
+        Raises:
+            LedgerError: `study.db` is missing or is no database.
+        """
+        import optuna
+        from sqlalchemy.exc import DatabaseError
+
+        try:
+            return optuna.storages.RDBStorage(f"sqlite:///{self.study_file}", engine_kwargs={"connect_args": {"timeout": 60}})
+        except DatabaseError as error:
+            raise LedgerError(
+                f"{self.study_file} cannot be opened as an SQLite database ({error.orig}). Every sweep's truth is in that "
+                "file: restore it from a copy, or start the sweep again under another name."
+            ) from error
+
+    def study(self) -> optuna.Study:
+        """The Optuna study of an existing sweep.
+
+        Raises:
+            LedgerError: the sweep, its `study.db` or the study in it is missing or damaged.
+        """
+        import optuna
+
+        self.require()
+        if not self.study_file.exists():
+            raise LedgerError(f"{self.study_file} is missing: without it nothing is known of the trials of {self.name!r}.")
+        try:
+            return optuna.load_study(study_name=self.name, storage=self.storage)
+        except KeyError as error:
+            raise LedgerError(f"{self.study_file} holds no study named {self.name!r}.") from error
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest of an existing sweep."""
+        self.require()
+        try:
+            return json.loads(self.manifest_file.read_text())
+        except json.JSONDecodeError as error:
+            raise LedgerError(f"{self.manifest_file}: line {error.lineno}: not JSON ({error.msg}).") from error
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        write_atomically(self.manifest_file, json.dumps(manifest, indent=2) + "\n")
+
+    def space(self) -> SearchSpace:
+        """The search space as it was when the sweep began, with what `extend` has changed since."""
+        from sweeps.space import load_space
+
+        return load_space(self.require().space_file)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the sweep for this process; the system lets go of it when the process dies, however it dies.
+
+        Raises:
+            LedgerError: another process holds it.
+        """
+        holder = self.directory / ".holder"
+        lock = FileLock(self.lock_file)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            who = holder.read_text().strip() if holder.exists() else "another process"
+            raise LedgerError(f"The sweep {self.name!r} is being run by {who}: wait for it to end, or stop it first.") from None
+        try:
+            write_atomically(holder, f"process {os.getpid()} on {os.uname().nodename}\n")
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()

@@ -1,0 +1,259 @@
+"""Processes for trials: a server that has imported what a trial needs forks one clean child a trial.
+
+A trial so pays no import (about three seconds of torch and Lightning), cannot see the trial before it, and when it
+crashes takes nothing else down. Neither side knows Ray: the server's stdin and stdout carry one JSON message a line.
+
+    client → server   an assignment: {"number", "overrides", "directory"}
+    child  → client   {"kind": "started" | "report" | "finished" | "failed", …}
+    client → child    {"go_on": bool}, the answer to a report
+    server → client   {"kind": "exit", "status"}: the child is gone, the next assignment may come
+
+Where forking a process that has loaded the system's GPU frameworks is unsafe (macOS), a server serves one trial and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, Literal
+
+from sweeps.ledger import TrialFiles, write_atomically
+
+FORK = sys.platform == "linux"
+GRACE_SECONDS = 10.0
+"""How long a trial that was told to stop may take to write its checkpoint before it is killed."""
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_PR_SET_PDEATHSIG = 1
+
+
+class ServerLost(RuntimeError):
+    """The server of a trial's process is gone (killed, or its node is lost): the trial may be run again elsewhere."""
+
+
+class TrialProcess:
+    """The client: one trial at a time in a process of its own."""
+
+    def __init__(self, threads: int) -> None:
+        """Args: threads: how many a trial's libraries may use."""
+        self._environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))}
+        self._server: subprocess.Popen[bytes] | None = None
+        self._buffer = b""
+        self._child: int | None = None
+        self._state: Literal["idle", "training", "awaiting an answer", "leaving"] = "idle"
+
+    def start(self, assignment: dict[str, Any]) -> None:
+        """Begin a trial; one that still runs is ended first."""
+        self.end()
+        if self._server is None:
+            self._buffer = b""
+            self._server = subprocess.Popen(
+                [sys.executable, "-m", "sweeps.process"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                bufsize=0,
+                env=self._environment,
+                start_new_session=True,  # Ctrl-C in the terminal is for the driver alone
+            )
+        self._send(assignment)
+        self._state = "training"
+
+    def next(self) -> dict[str, Any]:
+        """Let the trial go on to its next message, and return it: a report, or how it ended (`finished`, `failed`)."""
+        if self._state == "awaiting an answer":
+            self._answer(go_on=True)
+        message = self._receive()
+        if message["kind"] == "started":
+            message = self._receive()
+        if message["kind"] == "exit":
+            return {"kind": "failed", "error": _describe(message["status"])}
+        return message
+
+    def end(self) -> None:
+        """End the running trial, if there is one: between two epochs after its checkpoint, within an epoch at once."""
+        deadline = time.monotonic() + (0 if self._state == "training" else GRACE_SECONDS)
+        if self._state == "awaiting an answer":
+            self._answer(go_on=False)
+        while self._state != "idle":
+            if self._child is not None and not self._readable(max(0.0, deadline - time.monotonic())):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._child, signal.SIGKILL)
+            self._receive()
+
+    def close(self) -> None:
+        """End the trial and the server."""
+        if self._server is None:
+            return
+        with contextlib.suppress(ServerLost):
+            self.end()
+        self._leave()
+
+    def _leave(self) -> None:
+        server, self._server = self._server, None
+        self._state, self._child = "idle", None
+        server.stdin.close()  # the server leaves when its input ends
+        try:
+            server.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+        server.stdout.close()
+
+    def _readable(self, timeout: float) -> bool:
+        """Whether a message, or the news that the server is gone, comes within `timeout` seconds."""
+        return b"\n" in self._buffer or bool(select.select([self._server.stdout], [], [], timeout)[0])
+
+    def _answer(self, go_on: bool) -> None:
+        self._send({"go_on": go_on})
+        self._state = "training" if go_on else "leaving"
+
+    def _send(self, message: dict[str, Any]) -> None:
+        try:
+            self._server.stdin.write(json.dumps(message).encode() + b"\n")
+        except BrokenPipeError:
+            raise self._lost() from None
+
+    def _receive(self) -> dict[str, Any]:
+        """The next message; what it says of the trial's state is noted."""
+        while b"\n" not in self._buffer:
+            part = os.read(self._server.stdout.fileno(), 65536)
+            if not part:
+                raise self._lost()
+            self._buffer += part
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        message = json.loads(line)
+        match message["kind"]:
+            case "started":
+                self._child = message["pid"]
+            case "report":
+                self._state = "awaiting an answer"
+            case "finished" | "failed":
+                self._state = "leaving"
+            case "exit":
+                self._state, self._child = "idle", None
+                if not FORK:
+                    self._leave()
+        return message
+
+    def _lost(self) -> ServerLost:
+        status = self._server.wait()
+        self._leave()
+        return ServerLost(f"the process that serves trials is gone (exit status {status})")
+
+
+def _describe(status: int) -> str:
+    """What an exit status (negative: a signal) of a child that said nothing means."""
+    if status == -signal.SIGKILL:
+        return "killed by SIGKILL: by hand, or by the system when memory ran out"
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    return f"left with exit status {status} before it had finished"
+
+
+class _Channel:
+    """The server's two file descriptors; whoever's turn it is, server or child, reads and writes them unbuffered."""
+
+    def __init__(self) -> None:
+        self.input, self.output = os.dup(0), os.dup(1)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.dup2(2, 1)  # a library that prints must not speak into the channel
+        os.close(null)
+
+    def send(self, message: dict[str, Any]) -> None:
+        data = json.dumps(message).encode() + b"\n"
+        while data:
+            data = data[os.write(self.output, data) :]
+
+    def receive(self) -> dict[str, Any] | None:
+        """The next message, or None when the client is gone."""
+        data = b""
+        while not data.endswith(b"\n"):
+            part = os.read(self.input, 65536)
+            if not part:
+                return None
+            data += part
+        return json.loads(data)
+
+    def client_is_gone(self) -> bool:
+        poll = select.poll()
+        poll.register(self.input, 0)
+        return any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0))
+
+
+def _serve(channel: _Channel) -> None:
+    import sweeps.trial  # noqa: F401  what every child shall find imported
+
+    while (assignment := channel.receive()) is not None:
+        if not FORK:
+            status = _run(channel, assignment)
+            channel.send({"kind": "exit", "status": status})
+            return
+        child = os.fork()
+        if child == 0:
+            os._exit(_child(channel, assignment))
+        channel.send({"kind": "exit", "status": _wait(child, channel)})
+
+
+def _wait(child: int, channel: _Channel) -> int:
+    """The exit status of `child` (negative: the signal); it is killed with all that it started if the client is gone."""
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        if channel.client_is_gone():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _child(channel: _Channel, assignment: dict[str, Any]) -> int:
+    os.setsid()
+    # The server may be killed too: then nobody would be left to end this process.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    return _run(channel, assignment)
+
+
+def _run(channel: _Channel, message: dict[str, Any]) -> int:
+    from sweeps.trial import Assignment, EpochReport, TrialStopped, run_trial
+
+    assignment = Assignment.from_message(message)
+    files = TrialFiles(Path(assignment.directory))
+    log = os.open(files.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    channel.send({"kind": "started", "pid": os.getpid()})
+
+    def report(epoch: EpochReport) -> bool:
+        channel.send(epoch.as_message())
+        answer = channel.receive()
+        return answer is not None and answer["go_on"]
+
+    start = time.monotonic()
+    try:
+        metrics = run_trial(assignment, report)
+    except TrialStopped:
+        return 0
+    except BaseException as error:  # noqa: BLE001  whatever a trial raises is its own end, told to the sweep, and nobody else's
+        write_atomically(files.error, traceback.format_exc())
+        traceback.print_exc()
+        channel.send({"kind": "failed", "error": f"{type(error).__name__}: {error}"})
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    channel.send({"kind": "finished", "metrics": metrics, "seconds": time.monotonic() - start})
+    return 0
+
+
+if __name__ == "__main__":
+    _serve(_Channel())

@@ -1,0 +1,105 @@
+"""What a person sees while a sweep runs: trials done, running, pruned, failed; the best so far; epochs a second; time left.
+
+A live panel in a terminal, one line a finished trial elsewhere. It reads the sweep's study and changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from sweeps.study import SweepStudy
+
+REFRESH_SECONDS = 0.5
+
+
+class Progress:
+    """Use as a context manager round the sweep; `update()` is cheap and may be called at any rate."""
+
+    def __init__(self, study: SweepStudy, console: Console, concurrency: int) -> None:
+        self._study, self._console = study, console
+        self._concurrency = concurrency
+        self._start = time.monotonic()
+        self._ended_before = study.ended.total()
+        self._last = 0.0
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live:
+            self._live.stop()
+
+    def update(self) -> None:
+        """Show what has changed."""
+        now = time.monotonic()
+        if self._live and now - self._last >= REFRESH_SECONDS:
+            self._last = now
+            self._live.update(self._panel(), refresh=True)
+        for number, verdict in self._study.news():
+            if verdict.verdict == "rejected":
+                continue
+            bad = verdict.verdict in {"failed", "broken"}
+            if bad or not self._live:
+                self._console.print(
+                    Text.assemble(
+                        f"[{self._study.ended.total()}/{self._study.target}] trial {number} ",
+                        (verdict.verdict, "red" if bad else "yellow" if verdict.verdict == "outranked" else "green"),
+                        f": {verdict.reason.splitlines()[0]}",
+                        "" if self._live else f" · {self._best()} · {self._speed()}",
+                    ),
+                    soft_wrap=True,
+                )
+
+    def _panel(self) -> Group:
+        study = self._study
+        table = Table.grid(padding=(0, 2))
+        ended = study.ended
+        table.add_row(
+            ProgressBar(total=study.target, completed=ended.total(), width=30),
+            f"{ended.total()}/{study.target} trials",
+            f"[green]{ended['finished'] + ended['spent']} finished[/]",
+            f"[yellow]{ended['outranked']} pruned[/]",
+            f"[red]{ended['failed'] + ended['broken']} failed[/]",
+            f"{len(study.running)} running",
+        )
+        running = ", ".join(f"{number} (epoch {epoch})" for number, epoch in sorted(study.running.items()))
+        return Group(table, Text(f"{self._best()} · {self._speed()}"), Text(f"running: {running or 'none yet'}", style="dim"))
+
+    def _best(self) -> str:
+        if self._study.best is None:
+            return "no trial has finished yet"
+        number, value = self._study.best
+        return f"best {self._study.space.objective.metric} {value:.4g} (trial {number})"
+
+    def _speed(self) -> str:
+        elapsed = time.monotonic() - self._start
+        speed = f"{self._study.epochs_now / elapsed:.1f} epochs/s" if elapsed > 1 else "starting"
+        ended = self._study.ended.total() - self._ended_before
+        if ended < self._concurrency:
+            return speed
+        left = (self._study.target - self._study.ended.total()) * elapsed / ended
+        return f"{speed} · about {duration(left)} left"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    >>> duration(42), duration(150), duration(7300)
+    ('42 s', '2 min 30 s', '2 h 1 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

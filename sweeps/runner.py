@@ -1,0 +1,241 @@
+"""Run, resume, extend: a search space becomes a ledger, and Ray Tune drives its trials until the study has all it asked for.
+
+Everything that must be refused is refused before Ray starts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from sweeps import manifest, resources
+from sweeps.errors import LedgerError, SweepError
+from sweeps.ledger import Ledger, write_atomically
+from sweeps.progress import Progress, duration
+from sweeps.space import SearchSpace, dump, load_space
+from sweeps.study import SweepStudy, create_study
+
+EXIT_DONE, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 130
+LOST_ACTOR_RETRIES = 3
+"""How often a trial whose actor or node was lost is started again, from its last checkpoint."""
+
+_ENVIRONMENT = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a trial's paths mean what they mean by hand
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger keeps the results
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # Tune's own state is disposable
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+def run(space_name: str, name: str | None, root: Path, console: Console) -> int:
+    """Validate the space, make the ledger, run the sweep; the exit status.
+
+    Raises:
+        SweepError: the space is refused, or the sweep's directory exists.
+    """
+    space = load_space(space_name)
+    ledger = Ledger(name or space.name, root)
+    if ledger.exists():
+        raise LedgerError(
+            f"{ledger.directory}/ exists: a sweep is never overwritten. Continue it with `make resume NAME={ledger.name}`, "
+            f"give it more trials with `make extend NAME={ledger.name} TRIALS=+10`, or run this one under another name: "
+            f"`make sweep NAME={space.name} AS={ledger.name}2`."
+        )
+    if ledger.directory.exists():
+        raise LedgerError(f"{ledger.directory} exists and holds no sweep: move it away, or choose another name with AS=….")
+    _check(space, console)
+    create_ledger(ledger, space)
+    return _drive(ledger, space, console)
+
+
+def resume(name: str, root: Path, console: Console) -> int:
+    """Bring a sweep to its end: interrupted trials go on from their last checkpoints, the missing ones follow."""
+    ledger = Ledger(name, root).require()
+    return _drive(ledger, ledger.space(), console)
+
+
+def extend(name: str, trials: str, root: Path, console: Console) -> int:
+    """Give a sweep more trials (`+10`: ten more; `50`: fifty in all), then bring it to its end."""
+    ledger = Ledger(name, root).require()
+    space = ledger.space()
+    now = space.search.trials
+    try:
+        target = now + int(trials) if trials.startswith("+") else int(trials)
+    except ValueError:
+        raise SweepError(f"--trials {trials!r}: expected +N for N more, or N for N in all.") from None
+    if target <= now:
+        raise SweepError(f"--trials {trials}: the sweep {name!r} has {now} trials already, and only more can be asked for.")
+    with ledger.lock():
+        space = space.model_copy(update={"search": space.search.model_copy(update={"trials": target})})
+        write_atomically(ledger.space_file, dump(space))
+    console.print(f"{name}: {now} → {target} trials.")
+    return _drive(ledger, space, console)
+
+
+def _check(space: SearchSpace, console: Console) -> None:
+    """The deep validation: makes the data if need be, composes what the space can ask for, counts."""
+    from sweeps.validation import render, validate
+
+    start = time.monotonic()
+    console.print(f"[bold]{space.name}[/]: {space.description}")
+    console.print(render(validate(space)))
+    console.print(f"checked in {time.monotonic() - start:.1f} s", style="dim")
+
+
+def create_ledger(ledger: Ledger, space: SearchSpace) -> None:
+    """Make the whole ledger beside its place, then move it there: a sweep's directory is there with all it needs, or not."""
+    try:
+        ledger.root.mkdir(parents=True, exist_ok=True)
+        workshop = Path(tempfile.mkdtemp(prefix=".creating-", dir=ledger.root))
+    except OSError as error:
+        raise LedgerError(f"{ledger.root}/ cannot be written ({error.strerror}): choose another place with RUNS=….") from error
+    try:
+        draft = Ledger(ledger.name, workshop)
+        draft.trials_directory.mkdir(parents=True)
+        draft.space_file.write_text(dump(space))
+        create_study(draft, space)
+        draft.storage.remove_session()
+        draft.storage.engine.dispose()
+        draft.write_manifest({"name": ledger.name, "seed": space.search.seed, "sessions": []})
+        try:
+            draft.directory.rename(ledger.directory)
+        except OSError as error:
+            raise LedgerError(f"{ledger.directory} cannot be made ({error.strerror}).") from error
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)
+
+
+def _drive(ledger: Ledger, space: SearchSpace, console: Console) -> int:
+    """Run what the study still lacks."""
+    with ledger.lock():
+        record = ledger.manifest()
+        ledger.write_manifest({**record, "sessions": [*record["sessions"], manifest.session(manifest.command_line())]})
+        study = SweepStudy(ledger, space, network_size)
+        if study.complete:
+            console.print(
+                f"{ledger.name}: all {study.target} trials have ended; more: `make extend NAME={ledger.name} TRIALS=+10`."
+            )
+            return EXIT_DONE
+        if study.waiting:
+            console.print(f"{study.waiting} interrupted trials go on from their last checkpoints.")
+        start = time.monotonic()
+        with _ray() as cluster:
+            concurrency = resources.concurrency(space.resources, cluster)
+            console.print(
+                f"{study.target - study.ended.total()} trials to run, {min(concurrency, study.target)} at a time, "
+                f"with {space.resources.cpu} CPU{f' and {space.resources.gpu:g} GPU' if space.resources.gpu else ''} each"
+            )
+            reason = _tune(study, space, console, concurrency)
+        return _conclude(study, reason, time.monotonic() - start, console)
+
+
+def network_size(overrides: list[str]) -> int:
+    """The parameters of the network that `overrides` compose."""
+    from lhtx.compose import describe
+
+    return describe(overrides).parameters
+
+
+@contextmanager
+def _ray() -> Iterator[dict[str, float]]:
+    """A Ray that is running (the one RAY_ADDRESS names, or a new one on this machine); yields what it has to give."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if address := os.environ.get("RAY_ADDRESS"):
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        ray.init(
+            address="local",
+            num_cpus=manifest.cpus(),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=128 * 2**20,  # trials pass messages, not tensors
+        )
+    try:
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()
+
+
+def _tune(study: SweepStudy, space: SearchSpace, console: Console, concurrency: int) -> str | None:
+    """Let Tune run until the study has enough; why it stopped early, or None."""
+    from ray import tune
+
+    from sweeps.searcher import ProgressCallback, StudyScheduler, StudySearcher, SweepStopper
+    from sweeps.trainable import TrialActor
+
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    searcher = StudySearcher(study)
+    stopper = SweepStopper(study, searcher, space.budget.hours)
+    handlers = {number: signal.signal(number, stopper.interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    scratch = tempfile.mkdtemp(prefix="sweep-tune-")
+    try:
+        with Progress(study, console, concurrency) as progress:
+            tune.run(
+                TrialActor,
+                name=study.ledger.name,
+                search_alg=searcher,
+                scheduler=StudyScheduler(study),
+                stop=stopper,
+                callbacks=[ProgressCallback(progress.update)],
+                num_samples=-1,
+                resources_per_trial={"cpu": space.resources.cpu, "gpu": space.resources.gpu},
+                reuse_actors=True,
+                max_failures=LOST_ACTOR_RETRIES,
+                storage_path=scratch,
+                trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}",
+                raise_on_failed_trial=False,
+                verbose=0,
+            )
+            progress.update()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        shutil.rmtree(scratch, ignore_errors=True)
+    return stopper.reason
+
+
+def _conclude(study: SweepStudy, reason: str | None, seconds: float, console: Console) -> int:
+    """Say how the sweep stands; the exit status."""
+    ended, name = study.ended, study.ledger.name
+    console.print(
+        f"{name}: {ended.total()} of {study.target} trials ended "
+        f"({ended['finished']} finished, {ended['spent']} spent, {ended['outranked']} pruned, {ended['broken']} broken, "
+        f"{ended['failed']} failed) in {duration(seconds)}"
+    )
+    if study.best:
+        number, value = study.best
+        console.print(
+            f"best {study.space.objective.metric} {value:.4g}: trial {number}, {study.ledger.trial(number).directory}"
+        )
+    if study.complete:
+        return EXIT_DONE
+    unfinished = len(study.running) + study.waiting
+    console.print(f"[red]stopped[/]: {reason}", soft_wrap=True, markup=True)
+    if reason == "interrupted":
+        console.print(f"{unfinished} running trials kept their last checkpoints. Go on with: make resume NAME={name}")
+        return EXIT_INTERRUPTED
+    if study.hopeless:
+        failed = [path for path in study.ledger.trials_directory.glob("*/error.txt")]
+        if failed:
+            console.print(f"the first traceback: {min(failed)}")
+        console.print(f"try one trial alone: make debug NAME={study.space.name}")
+    else:
+        console.print(f"go on with: make resume NAME={name}")
+    return EXIT_STOPPED

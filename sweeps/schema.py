@@ -1,0 +1,143 @@
+"""What a search space consists of: its sections with their defaults, its parameters, and the space itself.
+
+Only structure: `space_reader.py` reads it from YAML and refuses what is wrong, `space.py` samples it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sweeps.distributions import Distribution
+from sweeps.hydra_overrides import Scalar, key_of, parse
+from sweeps.located_yaml import Document, KeyPath
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Objective(_Section):
+    """What trials are ranked by."""
+
+    metric: str = Field(min_length=1, description="a metric that every trial logs after each validation")
+    mode: Literal["max", "min"] = Field(description="whether more or less of it is better")
+
+
+class Search(_Section):
+    """How trials are proposed."""
+
+    sampler: Literal["tpe", "random"] = Field("tpe", description="tree-structured Parzen estimator, or independent draws")
+    trials: int = Field(20, ge=1, description="how many trials to run; those that constraints reject do not count")
+    seed: int = Field(1, ge=0, lt=2**31, description="of the sampler, and of the trials' own seeds")
+    start_with: list[dict[str, Any]] = Field([], description="settings to try first; what one leaves open is sampled")
+    sampler_options: dict[str, Any] = Field({}, description="options of the sampler: see SAMPLER_OPTIONS")
+
+
+SAMPLER_OPTIONS: dict[str, dict[str, type]] = {
+    "tpe": {
+        "n_startup_trials": int,
+        "n_ei_candidates": int,
+        "multivariate": bool,
+        "group": bool,
+        "constant_liar": bool,
+    },
+    "random": {},
+}
+"""The options that each sampler takes (those of Optuna's constructor that a YAML file can give and that are not
+deprecated), and their types."""
+
+
+class GuardOptions(_Section):
+    """When a trial's own health ends it (docs/gradients.md)."""
+
+    mode: Literal["act", "shadow", "off"] = Field("act", description="end trials, or only note what it would have done")
+    explode_factor: float = Field(100.0, gt=1, description="broken: gradient norm above so many times its peers' median")
+    min_peers: int = Field(5, ge=1, description="… once so many other trials have been at that epoch")
+    patience: int = Field(3, ge=1, description="spent: for so many epochs the gradient could not be told from noise")
+    min_gain: float = Field(0.001, gt=0, description="… and the objective gained less than this in them, in its own unit")
+
+
+class Stopping(_Section):
+    """When trials end before their last epoch. `grace_epochs`, `reduction_factor` and `tolerance` belong to asha, and are
+    None under fifo."""
+
+    scheduler: Literal["fifo", "asha"] = Field("asha", description="let all run, or asynchronous successive halving")
+    grace_epochs: int | None = Field(None, ge=1, description="no trial is ranked before this epoch")
+    reduction_factor: float | None = Field(None, gt=1, description="at each rung the best 1/reduction_factor go on")
+    tolerance: float | None = Field(None, ge=0, description="so near to the cut a trial still goes on, in the metric's unit")
+    guard: GuardOptions = Field(GuardOptions(), description="the gradient guard")
+
+
+ASHA_DEFAULTS: dict[str, Any] = {"grace_epochs": 2, "reduction_factor": 3.0, "tolerance": 0.0}
+"""What asha uses where a space says nothing."""
+
+
+class Resources(_Section):
+    """What one trial gets, and holds while it runs."""
+
+    cpu: int = Field(1, ge=1, description="cores; a trial uses as many threads")
+    gpu: float = Field(0.0, ge=0, description="GPUs: a share of one below 1, else a whole number")
+
+
+class Budget(_Section):
+    """When the sweep ends although trials are left."""
+
+    hours: float | None = Field(None, gt=0, description="wall-clock hours of one run of the driver")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter: an override key, its values, and the conditions that must all hold for it to be active."""
+
+    key: str
+    distribution: Distribution
+    when: tuple[tuple[str, tuple[Scalar, ...]], ...] = ()
+    """(other parameter, its values under which this one is active); the other must be active itself."""
+
+    def active(self, parameters: Mapping[str, Scalar]) -> bool:
+        """Whether it is, given the parameters that come before it."""
+        return all(other in parameters and parameters[other] in values for other, values in self.when)
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A search space that has been read and found sound. Equal spaces search the same in the same way, whatever file they
+    come from."""
+
+    description: str
+    trial: tuple[str, ...]
+    """Hydra overrides that every trial starts from."""
+    objective: Objective
+    parameters: Mapping[str, Parameter]
+    """By key, a parameter after those that its conditions name."""
+    constraints: tuple[str, ...]
+    search: Search
+    stopping: Stopping
+    resources: Resources
+    budget: Budget
+    name: str = field(compare=False)
+    document: Document = field(compare=False, repr=False)
+
+    def where(self, path: KeyPath) -> str:
+        """`file:line` of a part of it."""
+        return self.document.where(path)
+
+    def fixed_seed(self, parameters: Mapping[str, Scalar]) -> int | None:
+        """The trial's seed, if the space searches it or its `trial` fixes it; None leaves it to the sweep."""
+        if "seed" in parameters:
+            return parameters["seed"]
+        return next((parse(text).value() for text in self.trial if key_of(text) == "seed"), None)
+
+
+PLATFORM_KEYS: dict[str, str] = {
+    "paths.output_dir": "every trial gets a directory of its own under runs/",
+    "ckpt_path": "an interrupted trial continues from its own last checkpoint",
+    "threads": "set resources.cpu instead",
+    "trainer.accelerator": "set resources.gpu instead",
+    "trainer.devices": "set resources.gpu instead",
+}
+"""Config keys that the platform sets for every trial, and what to do instead of setting them in a space."""

@@ -1,0 +1,116 @@
+"""Optuna ↔ Tune: Tune's questions (what next?) and events (a result, an end) brought to the sweep's study, nothing more.
+
+Ray's own experiment state is disposable: none of these keeps anything that the study does not hold.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune import Callback, Stopper
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+from sweeps.errors import SweepError
+from sweeps.study import SweepStudy
+
+PAYLOAD = "payload"
+"""The key of a Tune result under which a trial's message stands, as JSON: Tune flattens and copies what it can see into."""
+
+
+class StudySearcher(Searcher):
+    """Hands out what the study proposes."""
+
+    def __init__(self, study: SweepStudy) -> None:
+        super().__init__()
+        self._study = study
+        self.error: SweepError | None = None
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        try:
+            proposal = self._study.propose()
+        except SweepError as error:  # Tune would bury it under a traceback of its own
+            self.error = error
+            return Searcher.FINISHED
+        return Searcher.FINISHED if proposal is None else proposal
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The scheduler has heard it, with the trial's number."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the study is the ledger."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a sweep is resumed from its study, not from Tune's state")
+
+
+class StudyScheduler(FIFOScheduler):
+    """Brings every result to the study, and stops a trial on its verdict. It runs before Tune does anything with a result."""
+
+    def __init__(self, study: SweepStudy) -> None:
+        super().__init__()
+        self._study = study
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        message = json.loads(result[PAYLOAD])
+        verdict = self._study.report(trial.config["number"], message)
+        return self.CONTINUE if verdict is None else self.STOP
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """A trial has ended by itself, or Tune stops it: with a verdict, which the study has heard, or with the whole sweep."""
+        message = json.loads(result.get(PAYLOAD, "{}"))
+        if message.get("kind") == "finished":
+            self._study.finish(trial.config["number"], message)
+        elif message.get("kind") == "failed":
+            self._study.fail(trial.config["number"], message)
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """The actor or its node is lost. A trial whose status is ERROR by now is one that Tune starts again: it goes on."""
+        if trial.status != Trial.ERROR:
+            lines = (trial.error_msg or "no message").strip().splitlines()
+            self._study.fail(trial.config["number"], {"error": f"its process was lost too often: {lines[-1]}"})
+
+
+class SweepStopper(Stopper):
+    """Ends the whole sweep: hopeless, out of time, or out of proposals."""
+
+    def __init__(self, study: SweepStudy, searcher: StudySearcher, hours: float | None) -> None:
+        self._study, self._searcher = study, searcher
+        self._hours = hours
+        self._deadline = None if hours is None else time.monotonic() + 3600 * hours
+        self.reason: str | None = None
+        self.interrupted = False
+
+    def interrupt(self, signal_number: int, frame: object) -> None:
+        """A signal handler: the first Ctrl-C (or SIGTERM) ends the sweep cleanly, a second one at once."""
+        self.interrupted = True
+        signal.signal(signal_number, signal.default_int_handler)
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        if self._study.hopeless is not None:
+            self.reason = f"the first trials all ended for one reason: {self._study.hopeless}"
+        elif self._searcher.error is not None:
+            self.reason = str(self._searcher.error)
+        elif self.interrupted:
+            self.reason = "interrupted"
+        elif self._deadline is not None and time.monotonic() > self._deadline:
+            self.reason = f"the budget of {self._hours:g} hours is spent"
+        return self.reason is not None
+
+
+class ProgressCallback(Callback):
+    """Lets the display know, after each of Tune's steps."""
+
+    def __init__(self, update: Callable[[], None]) -> None:
+        self._update = update
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        self._update()

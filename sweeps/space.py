@@ -1,0 +1,185 @@
+"""Search spaces: found by name, sampled, turned into Hydra overrides, written back to YAML.
+
+It composes no config and runs nothing. The schema's page is search_spaces/README.md.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeps.constraints import compile_constraint
+from sweeps.errors import Problem, SpaceError
+from sweeps.extends import load_extended
+from sweeps.hydra_overrides import Scalar, override
+from sweeps.located_yaml import display
+from sweeps.located_yaml import dump as dump_yaml
+from sweeps.schema import Budget, GuardOptions, Objective, Parameter, Resources, Search, SearchSpace, Stopping
+from sweeps.space_reader import read_space
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = [
+    "Budget",
+    "GuardOptions",
+    "Objective",
+    "Parameter",
+    "Resources",
+    "Search",
+    "SearchSpace",
+    "Stopping",
+    "complete_start",
+    "distributions",
+    "dump",
+    "load_space",
+    "override",
+    "overrides",
+    "sample",
+    "space_names",
+    "suggest",
+    "violated",
+]
+
+DEFAULT_DIRECTORY = Path("search_spaces")
+
+
+def space_names(directory: Path | str = DEFAULT_DIRECTORY) -> list[str]:
+    """The search spaces in `directory`. A file whose name starts with `_` is there for others to extend, and not listed."""
+    return sorted(path.stem for path in Path(directory).glob("*.yaml") if not path.name.startswith("_"))
+
+
+def load_space(name_or_path: str | Path, directory: Path | str = DEFAULT_DIRECTORY) -> SearchSpace:
+    """Read a search space by its name in `directory`, or from a file (a `Path`, or text with a `/` or ending in `.yaml`).
+
+    Raises:
+        SpaceError: there is none (near names are listed), or something in it is wrong: every problem with file and line.
+    """
+    text = str(name_or_path)
+    if isinstance(name_or_path, Path) or "/" in text or text.endswith(".yaml"):
+        file = Path(name_or_path)
+        if not file.is_file():
+            near = get_close_matches(file.stem, space_names(file.parent), n=3)
+            hint = f" Did you mean {' or '.join(str(file.parent / f'{name}.yaml') for name in near)}?" if near else ""
+            raise SpaceError(f"There is no file {display(file)}.{hint}")
+    else:
+        file = Path(directory) / f"{text}.yaml"
+        if not file.is_file():
+            names = space_names(directory)
+            near = get_close_matches(text, names, n=3, cutoff=0.5)
+            hint = f"Did you mean {' or '.join(near)}? " if near else ""
+            known = f"{hint}There are: {', '.join(names)}." if names else f"{display(Path(directory))} holds none."
+            raise SpaceError(f"There is no search space {text!r}. {known}")
+    return read_space(load_extended(file), file.stem)
+
+
+def suggest(space: SearchSpace, trial: optuna.trial.BaseTrial) -> dict[str, Scalar]:
+    """Ask `trial` for every active parameter, those that conditions name first. The study holds each under its key."""
+    chosen: dict[str, Scalar] = {}
+    for key, parameter in space.parameters.items():
+        if parameter.active(chosen):
+            chosen[key] = parameter.distribution.suggest(trial, key)
+    return chosen
+
+
+def sample(space: SearchSpace, rng: random.Random) -> dict[str, Scalar]:
+    """Draw every active parameter from its distribution, without a study."""
+    chosen: dict[str, Scalar] = {}
+    for key, parameter in space.parameters.items():
+        if parameter.active(chosen):
+            chosen[key] = parameter.distribution.draw(rng)
+    return chosen
+
+
+def distributions(space: SearchSpace) -> dict[str, optuna.distributions.BaseDistribution]:
+    """What Optuna records for each parameter, active or not."""
+    return {key: parameter.distribution.to_optuna() for key, parameter in space.parameters.items()}
+
+
+def overrides(space: SearchSpace, parameters: Mapping[str, Scalar]) -> list[str]:
+    """The Hydra overrides of a trial: the space's own, then its parameters.
+
+    Args:
+        parameters: as the study holds them; only active ones.
+    """
+    chosen = [override(key, space.parameters[key].distribution.to_config(value)) for key, value in parameters.items()]
+    return [*space.trial, *chosen]
+
+
+def violated(space: SearchSpace, parameters: Mapping[str, Scalar], network_size: Callable[[], int]) -> str | None:
+    """The first constraint that `parameters` violate, with the numbers that it looked at; None if all hold.
+
+    Args:
+        network_size: counts the composed network's parameters; called at most once, and only if a constraint asks.
+
+    Raises:
+        SpaceError: a constraint cannot be evaluated on these values.
+    """
+    known: list[int] = []
+
+    def size() -> int:
+        if not known:
+            known.append(network_size())
+        return known[0]
+
+    for index, text in enumerate(space.constraints):
+        try:
+            holds, values = compile_constraint(text, tuple(space.parameters)).holds(parameters, size)
+        except ValueError as error:
+            raise SpaceError([Problem(space.where(("constraints", index)), str(error))]) from error
+        if not holds:
+            return f"{text} ({', '.join(f'{key} = {value}' for key, value in values.items())})"
+    return None
+
+
+def complete_start(space: SearchSpace, start: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """`start` with the parameters that its own need to be active, at the first value that makes them so.
+
+    >>> # with `model.net.auxiliary_hidden_size: {choice: [8, 16], when: {model: vimh_cnn}}`
+    >>> complete_start(space, {"model.net.auxiliary_hidden_size": 8})  # doctest: +SKIP
+    {'model': 'vimh_cnn', 'model.net.auxiliary_hidden_size': 8}
+    """
+    complete = dict(start)
+    for key in reversed(space.parameters):
+        if key in complete:
+            for other, values in space.parameters[key].when:
+                complete.setdefault(other, values[0])
+    return {key: complete[key] for key in space.parameters if key in complete}
+
+
+def dump(space: SearchSpace) -> str:
+    """The space as one YAML file, `extends` resolved and defaults filled in. `load_space` reads it back to an equal space."""
+    entries: dict[str, Any] = {}
+    for key, parameter in space.parameters.items():
+        entries[key] = parameter.distribution.as_yaml()
+        if parameter.when:
+            entries[key]["when"] = {other: _short(values) for other, values in parameter.when}
+    return dump_yaml(
+        {
+            "description": space.description,
+            "trial": list(space.trial),
+            "objective": space.objective.model_dump(),
+            "space": entries,
+            "constraints": list(space.constraints),
+            "search": space.search.model_dump(),
+            "stopping": _stopping(space.stopping),
+            "resources": space.resources.model_dump(),
+            "budget": space.budget.model_dump(),
+        }
+    )
+
+
+def _short(values: tuple[Scalar, ...]) -> Any:
+    """The values of a condition as a search space writes them: one bare, several as a list."""
+    return values[0] if len(values) == 1 else list(values)
+
+
+def _stopping(stopping: Stopping) -> dict[str, Any]:
+    """Without what has no effect: the reader refuses it."""
+    entries = stopping.model_dump(exclude_none=True)
+    if stopping.guard.mode == "off":
+        entries["guard"] = {"mode": "off"}
+    return entries

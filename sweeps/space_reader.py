@@ -1,0 +1,355 @@
+"""Reads a search space: a YAML document in, a `SearchSpace` or every problem that was found, each with file and line, out.
+
+It checks all that can be known without composing a config; `validation.py` does the rest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from sweeps.constraints import compile_constraint
+from sweeps.distributions import KINDS, Choice, Distribution, Normal, parse_distribution
+from sweeps.errors import Problem, SpaceError, suggestions
+from sweeps.hydra_overrides import Scalar, key_of, parse
+from sweeps.located_yaml import Document, KeyPath, describe
+from sweeps.schema import (
+    ASHA_DEFAULTS,
+    PLATFORM_KEYS,
+    SAMPLER_OPTIONS,
+    Budget,
+    Objective,
+    Parameter,
+    Resources,
+    Search,
+    SearchSpace,
+    Stopping,
+)
+
+KEYS = ("description", "extends", "trial", "objective", "space", "constraints", "search", "stopping", "resources", "budget")
+"""The top-level keys of a search space."""
+
+_KEY = re.compile(r"\+{0,2}[A-Za-z_]\w*([./]\w+)*")
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def read_space(document: Document, name: str) -> SearchSpace:
+    """The space that `document` (with `extends` resolved) describes.
+
+    Raises:
+        SpaceError: with every problem found.
+    """
+    return _Reader(document).read(name)
+
+
+class _Reader:
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.raw: dict[str, Any] = document.value
+        self.problems: list[Problem] = []
+
+    def read(self, name: str) -> SearchSpace:
+        for key in self.raw:
+            if key not in KEYS:
+                self.problem((key,), f"unknown key. {suggestions(key, KEYS)}")
+        description = self.raw.get("description")
+        if not isinstance(description, str):
+            self.problem(("description",), f"a sentence that says what is asked is expected, found {describe(description)}")
+        trial = self.texts("trial", "a list of Hydra overrides, such as [experiment=vimh, trainer.max_epochs=20]")
+        constraints = self.texts("constraints", "a list of expressions, such as [parameters <= 200_000]")
+        objective = self.objective()
+        parameters = self.parameters()
+        self.check_trial(trial, parameters)
+        for index, text in enumerate(constraints):
+            self.attempt(("constraints", index), compile_constraint, text, tuple(self.raw.get("space") or ()))
+        search = self.search(parameters)
+        stopping = self.stopping()
+        resources = self.section(Resources, "resources")
+        if resources is not None and resources.gpu > 1 and resources.gpu % 1:
+            self.problem(("resources", "gpu"), f"a share of one GPU or a whole number is expected, found {resources.gpu}")
+        budget = self.section(Budget, "budget")
+        if self.problems or not (objective and search and stopping and resources and budget):
+            raise SpaceError(sorted(set(self.problems), key=lambda problem: _order(problem.where)))
+        return SearchSpace(
+            description=str(description),
+            trial=tuple(trial),
+            objective=objective,
+            parameters=parameters,
+            constraints=tuple(constraints),
+            search=search,
+            stopping=stopping,
+            resources=resources,
+            budget=budget,
+            name=name,
+            document=self.document,
+        )
+
+    def problem(self, path: KeyPath, what: str) -> None:
+        self.problems.append(Problem(self.document.where(path), f"{'.'.join(map(str, path))}: {what}"))
+
+    def attempt(self, path: KeyPath, function: Any, *arguments: Any) -> Any:
+        """What `function` returns; its ValueError becomes a problem at `path`, and None is returned."""
+        try:
+            return function(*arguments)
+        except ValueError as error:
+            self.problem(path, str(error))
+            return None
+
+    def canonical(self, path: KeyPath, distribution: Distribution, values: list[Any]) -> tuple[Scalar, ...]:
+        """Those of `values` that `distribution` holds, as it holds them; the others are problems at `path`."""
+        held = []
+        for value in values:
+            try:
+                held.append(distribution.canonical(value))
+            except ValueError as error:
+                self.problem(path, str(error))
+        return tuple(held)
+
+    # Sections
+
+    def section(self, model: type[_Model], name: str) -> _Model | None:
+        return self.validated(model, self.raw.get(name, {}), (name,))
+
+    def validated(self, model: type[_Model], value: Any, path: KeyPath) -> _Model | None:
+        if not isinstance(value, dict):
+            fields = ", ".join(model.model_fields)
+            self.problem(path, f"a mapping with some of {fields} is expected, found {describe(value)}")
+            return None
+        try:
+            return model.model_validate(value)
+        except ValidationError as error:
+            for detail in error.errors():
+                self.problem((*path, *detail["loc"]), _explain(model, dict(detail)))
+            return None
+
+    def texts(self, name: str, expected: str) -> list[str]:
+        value = self.raw.get(name, [])
+        try:
+            return TypeAdapter(list[str]).validate_python(value, strict=True)
+        except ValidationError as error:
+            for detail in error.errors():
+                self.problem((name, *detail["loc"]), f"{expected} is expected, found {describe(detail['input'])}")
+            return []
+
+    def objective(self) -> Objective | None:
+        value = self.raw.get("objective")
+        if isinstance(value, list):
+            self.problem(("objective",), "one objective is expected, found a list: {metric: val/avg_acc, mode: max}")
+            return None
+        if value is None:
+            self.problem(("objective",), "is missing: {metric: val/avg_acc, mode: max}")
+            return None
+        return self.section(Objective, "objective")
+
+    def stopping(self) -> Stopping | None:
+        value = self.raw.get("stopping", {})
+        if not isinstance(value, dict):
+            return self.section(Stopping, "stopping")
+        if value.get("scheduler") == "fifo":
+            for key in ASHA_DEFAULTS:
+                if key in value:
+                    self.problem(("stopping", key), "has no effect under fifo: remove it, or set `scheduler: asha`")
+        else:
+            value = ASHA_DEFAULTS | value
+        guard = value.get("guard")
+        if isinstance(guard, dict) and guard.get("mode") == "off":
+            for key in guard:
+                if key != "mode":
+                    self.problem(("stopping", "guard", key), "has no effect while the guard is off: remove it")
+        return self.validated(Stopping, value, ("stopping",))
+
+    def check_trial(self, trial: list[str], parameters: Mapping[str, Parameter]) -> None:
+        seen: dict[str, int] = {}
+        searched = {key.lstrip("+"): key for key in self.raw["space"]} if isinstance(self.raw.get("space"), dict) else {}
+        for index, text in enumerate(trial):
+            path = ("trial", index)
+            if self.attempt(path, parse, text) is None:
+                continue
+            key = str(key_of(text))
+            if key in PLATFORM_KEYS:
+                self.problem(path, f"{key} is set by the platform: {PLATFORM_KEYS[key]}")
+            if key in seen:
+                self.problem(path, f"{key} is set twice: first in {self.document.where(('trial', seen[key]))}, then here")
+            if key in searched:
+                there = self.document.where(("space", searched[key]))
+                self.problem(path, f"{key} is fixed here and searched in {there}: remove one of them")
+            seen[key] = index
+
+    # Parameters
+
+    def parameters(self) -> dict[str, Parameter]:
+        raw = self.raw.get("space")
+        if not isinstance(raw, dict) or not raw:
+            self.problem(("space",), f"a mapping from override keys to what to search is expected, found {describe(raw)}")
+            return {}
+        found: dict[str, Distribution] = {}
+        for key, entry in raw.items():
+            if not _KEY.fullmatch(key):
+                self.problem(("space", key), "an override key is expected, such as model, model.optimizer.lr or +model.new_key")
+            elif key.lstrip("+") in PLATFORM_KEYS:
+                self.problem(("space", key), f"is set by the platform: {PLATFORM_KEYS[key.lstrip('+')]}")
+            elif distribution := self.distribution(key, entry):
+                found[key] = distribution
+        parameters = {
+            key: Parameter(key, distribution, self.conditions(key, raw, found)) for key, distribution in found.items()
+        }
+        return self.ordered(parameters)
+
+    def distribution(self, key: str, entry: Any) -> Distribution | None:
+        path = ("space", key)
+        if isinstance(entry, list):
+            return self.attempt(path, Choice.parse, entry)
+        if not isinstance(entry, dict):
+            self.problem(
+                path,
+                f"a list of options or a distribution is expected, found {describe(entry)}; what is fixed belongs under "
+                f"`trial`. Distributions: {', '.join(KINDS)}.",
+            )
+            return None
+        kinds = [name for name in entry if name in KINDS]
+        if len(kinds) != 1:
+            stray = next((name for name in entry if name not in {"step", "clip", "when"} | set(KINDS)), None)
+            if not kinds and stray is not None:
+                self.problem((*path, stray), f"unknown distribution. {suggestions(stray, list(KINDS))}")
+            else:
+                there = " and ".join(kinds) or "none"
+                self.problem(path, f"one distribution is expected, found {there}. Accepted: {', '.join(KINDS)}.")
+            return None
+        kind = kinds[0]
+        accepted = [kind, *KINDS[kind], "when"]
+        unknown = [name for name in entry if name not in accepted]
+        for name in unknown:
+            self.problem((*path, name), f"does not go with {kind}. {suggestions(name, accepted)}")
+        return self.attempt((*path, kind), parse_distribution, entry, kind) if not unknown else None
+
+    def conditions(
+        self, key: str, raw: Mapping[str, Any], found: Mapping[str, Distribution]
+    ) -> tuple[tuple[str, tuple[Scalar, ...]], ...]:
+        entry = raw[key]
+        if not isinstance(entry, dict) or "when" not in entry:
+            return ()
+        path = ("space", key, "when")
+        when = entry["when"]
+        if not isinstance(when, dict) or not when:
+            self.problem(path, f"a mapping from a parameter to its value or values is expected, found {describe(when)}")
+            return ()
+        conditions = []
+        for other, wanted in when.items():
+            here = (*path, other)
+            if other not in raw:
+                others = [name for name in raw if name != key]
+                self.problem(here, f"there is no parameter {other}. {suggestions(other, others)}")
+            elif other in found and not found[other].finite:
+                self.problem(here, f"{other} is continuous, so it never takes a given value: give it a step, or choose another")
+            elif other in found:
+                values = wanted if isinstance(wanted, list) else [wanted]
+                if not values:
+                    self.problem(here, "at least one value is expected, found an empty list")
+                accepted = self.canonical(here, found[other], values)
+                if accepted:
+                    conditions.append((other, accepted))
+        return tuple(conditions)
+
+    def ordered(self, parameters: dict[str, Parameter]) -> dict[str, Parameter]:
+        """A parameter after those that its conditions name, else as in the file; cycles and impossible chains are problems."""
+        ordered: dict[str, Parameter] = {}
+        waiting = dict(parameters)
+        while waiting:
+            ready = [p for p in waiting.values() if not any(other in waiting for other, _ in p.when)]
+            if not ready:
+                cycle = _cycle(waiting)
+                self.problem(("space", cycle[0], "when"), f"the conditions go in a circle: {' needs '.join(cycle)}")
+                return parameters
+            ordered[ready[0].key] = waiting.pop(ready[0].key)
+        needs: dict[str, dict[str, set[Scalar]]] = {}
+        for key, parameter in ordered.items():
+            needs[key] = {}
+            for other, values in parameter.when:
+                for name, accepted in [(other, set(values)), *needs.get(other, {}).items()]:
+                    before = needs[key].get(name)
+                    needs[key][name] = accepted if before is None else before & accepted
+                    if before is not None and not needs[key][name]:
+                        what = f"is never active: its conditions ask for different values of {name}"
+                        self.problem(("space", key, "when"), what)
+        return ordered
+
+    # Search
+
+    def search(self, parameters: Mapping[str, Parameter]) -> Search | None:
+        search = self.section(Search, "search")
+        if search is None:
+            return None
+        self.sampler_options(search, parameters)
+        if len(search.start_with) > search.trials:
+            what = f"{len(search.start_with)} settings to start with, but only {search.trials} trials"
+            self.problem(("search", "start_with"), what)
+        starts = []
+        for index, start in enumerate(search.start_with):
+            path = ("search", "start_with", index)
+            given = {}
+            for key, value in start.items():
+                if key not in parameters:
+                    if key not in (self.raw.get("space") or {}):
+                        self.problem((*path, key), f"is no parameter of this space. {suggestions(key, list(parameters))}")
+                    continue
+                for held in self.canonical((*path, key), parameters[key].distribution, [value]):
+                    given[key] = held
+            for key in given:
+                for other, values in parameters[key].when:
+                    if other in given and given[other] not in values:
+                        accepted = " or ".join(map(describe, values))
+                        what = f"is active only if {other} is {accepted}, and this setting has {describe(given[other])}"
+                        self.problem((*path, key), what)
+            starts.append(given)
+        return search.model_copy(update={"start_with": starts})
+
+    def sampler_options(self, search: Search, parameters: Mapping[str, Parameter]) -> None:
+        accepted = SAMPLER_OPTIONS[search.sampler]
+        path = ("search", "sampler_options")
+        for name, value in search.sampler_options.items():
+            if name not in accepted:
+                self.problem((*path, name), f"is no option of {search.sampler}. {suggestions(name, list(accepted))}")
+            elif type(value) is not accepted[name]:
+                kind = {int: "an integer", bool: "true or false"}[accepted[name]]
+                self.problem((*path, name), f"{kind} is expected, found {describe(value)}")
+            elif accepted[name] is int and value < 1:
+                self.problem((*path, name), f"at least 1 is expected, found {value}")
+        if search.sampler_options.get("multivariate") is False and search.sampler_options.get("group") is not False:
+            self.problem((*path, "multivariate"), "groups of parameters are sampled together: set `group: false` too")
+        off = {name for name in ("multivariate", "group") if search.sampler_options.get(name) is False}
+        for key, parameter in parameters.items():
+            if isinstance(parameter.distribution, Normal) and off:
+                self.problem(("space", key, "normal"), f"a normal needs {' and '.join(off)}, which sampler_options turn off")
+
+
+def _explain(model: type[BaseModel], detail: dict[str, Any]) -> str:
+    """A pydantic error in this project's words."""
+    location, found = detail["loc"], describe(detail["input"])
+    match detail["type"]:
+        case "missing":
+            return "is missing"
+        case "extra_forbidden":
+            for step in location[:-1]:
+                model = model.model_fields[step].annotation  # type: ignore[assignment]
+            return f"unknown key. {suggestions(str(location[-1]), list(model.model_fields))}"
+        case "literal_error":
+            accepted = [text.strip("'") for text in re.findall(r"'[^']*'", detail["ctx"]["expected"])]
+            return f"found {found}. {suggestions(str(detail['input']), accepted)}"
+        case _:
+            return f"found {found}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+
+
+def _cycle(waiting: Mapping[str, Parameter]) -> list[str]:
+    """Parameters of which each needs the next, and the last is the first."""
+    chain = [next(iter(waiting))]
+    while chain[-1] not in chain[:-1]:
+        chain.append(next(other for other, _ in waiting[chain[-1]].when if other in waiting))
+    return chain[chain.index(chain[-1]) :]
+
+
+def _order(where: str) -> tuple[str, int]:
+    file, _, line = where.rpartition(":")
+    return (file, int(line)) if line.isdigit() else (where, 0)

@@ -1,0 +1,338 @@
+"""The truth about every trial, told to the Optuna study as it happens: asked, reported, ended, and why.
+
+It must not know Ray: `searcher.py` brings Tune's questions and events here, and `debug` and the tests do so directly.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeps import resources
+from sweeps.errors import LedgerError, SpaceError
+from sweeps.ledger import History, Ledger, read_history, write_atomically
+from sweeps.samplers import NormalPriors
+from sweeps.space import SearchSpace, complete_start, overrides, sample, suggest, violated
+from sweeps.stopping import Guard, Report, SuccessiveHalving, Verdict, not_finite
+
+MAX_REJECTIONS = 1000
+"""How many proposals in a row the constraints may refuse before the space counts as empty."""
+SAME_FAILURES = 3
+"""If the first so many trials all fail for one reason, the reason is the sweep's and not theirs."""
+SAME_BREAKS = 6
+"""The same for trials that broke (not finite, dead): single settings do, whole sweeps rarely."""
+
+_STATES = {
+    "finished": TrialState.COMPLETE,
+    "spent": TrialState.COMPLETE,
+    "outranked": TrialState.PRUNED,
+    "broken": TrialState.FAIL,
+    "failed": TrialState.FAIL,
+    "rejected": TrialState.FAIL,
+}
+
+NetworkSize = Callable[[list[str]], int]
+
+
+def create_study(ledger: Ledger, space: SearchSpace) -> optuna.Study:
+    """A new study in the ledger's storage, with the trials to start with enqueued."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        study_name=ledger.name,
+        storage=ledger.storage,
+        direction="maximize" if space.objective.mode == "max" else "minimize",
+    )
+    study.set_user_attr("metric", space.objective.metric)
+    study.set_user_attr("mode", space.objective.mode)
+    for start in space.search.start_with:
+        study.enqueue_trial(complete_start(space, start))
+    return study
+
+
+def make_sampler(space: SearchSpace, trials_so_far: int) -> optuna.samplers.BaseSampler:
+    """The sampler that the space names; a resumed sweep's draws differ from those that it has made already."""
+    seed = (space.search.seed + 7919 * trials_so_far) % 2**32
+    options = space.search.sampler_options
+    if space.search.sampler == "random":
+        return NormalPriors(optuna.samplers.RandomSampler(seed=seed, **options), space, seed)
+    # Parameters are learnt together, and those of one condition as a group of their own.
+    warnings.filterwarnings("ignore", "Argument ``group`` is an experimental", optuna.exceptions.ExperimentalWarning)
+    return NormalPriors(
+        optuna.samplers.TPESampler(**{"multivariate": True, "group": True, "seed": seed, **options}), space, seed
+    )
+
+
+class SweepStudy:
+    """A sweep's trials, from the first proposal to the last verdict.
+
+    One driver at a time holds it (`Ledger.lock`). Everything that it knows is rebuilt from the study and the histories,
+    so a driver may be killed at any instant: a trial that was running is proposed again under its own number.
+    """
+
+    def __init__(self, ledger: Ledger, space: SearchSpace, network_size: NetworkSize) -> None:
+        """Args: network_size: the parameter count of a composed list of overrides, for constraints that ask for it."""
+        self.ledger, self.space = ledger, space
+        self._network_size = network_size
+        self.study = ledger.study()
+        self._storage = ledger.storage
+        mode, stopping = space.objective.mode, space.stopping
+        self._sign = 1.0 if mode == "max" else -1.0
+        self._halving = (
+            SuccessiveHalving(mode, stopping.grace_epochs, stopping.reduction_factor, stopping.tolerance)
+            if stopping.scheduler == "asha"
+            else None
+        )
+        guard = stopping.guard
+        self._guard = (
+            Guard(mode, guard.explode_factor, guard.patience, guard.min_gain, guard.min_peers) if guard.mode != "off" else None
+        )
+        self.ended: Counter[str] = Counter()
+        self.running: dict[int, int] = {}
+        """Trials under way: number → epochs done."""
+        self.best: tuple[int, float] | None = None
+        self.epochs_now = 0
+        """Epochs reported to this driver, for the display."""
+        self._interrupted: deque[FrozenTrial] = deque()
+        self._ids: dict[int, int] = {}
+        self._best_of: dict[int, float] = {}
+        self._histories: dict[int, History] = {}
+        self._offsets: dict[int, float] = {}
+        self._seconds: dict[int, float] = {}
+        self._reasons: list[str] = []
+        self._news: deque[tuple[int, Verdict]] = deque()
+        self._restore()
+
+    def _restore(self) -> None:
+        trials = self.study.get_trials(deepcopy=False)
+        self.study.sampler = make_sampler(self.space, len(trials))
+        for trial in trials:
+            if trial.state == TrialState.WAITING:
+                continue
+            self._ids[trial.number] = trial._trial_id
+            verdict = trial.user_attrs.get("verdict")
+            if trial.state == TrialState.RUNNING and "overrides" not in trial.user_attrs:
+                self._end(trial.number, Verdict("rejected", "the driver was killed while it was being proposed"))
+                continue
+            self._replay(trial)
+            if trial.state == TrialState.RUNNING:
+                if verdict is None:
+                    self._interrupted.append(trial)
+                    continue
+                # The driver was killed between writing the verdict down and ending the trial.
+                self._close(trial.number, verdict["verdict"])
+            if verdict is None:
+                raise LedgerError(
+                    f"{self.ledger.study_file}: trial {trial.number} is {trial.state.name} without a verdict: "
+                    "something else than this sweep has ended it."
+                )
+            self._count(trial.number, verdict["verdict"], verdict["reason"])
+
+    def _replay(self, trial: FrozenTrial) -> None:
+        """Bring halving and guard up to date with what an earlier driver was told of `trial`."""
+        history = {row["epoch"]: row for row in read_history(self.ledger.trial(trial.number).history)}
+        max_epochs = trial.user_attrs.get("max_epochs", math.inf)
+        for epoch, value in sorted(trial.intermediate_values.items()):
+            metrics = {name: cell for name, cell in history.get(epoch, {}).items() if name != "verdict"}
+            report = Report(trial.number, epoch, max_epochs, value, metrics)
+            self._note_value(report)
+            if not_finite(report) is None:
+                for judge in (self._guard, self._halving):
+                    if judge is not None:
+                        judge.judge(report)
+
+    @property
+    def started(self) -> int:
+        """Trials that run or ran: those that constraints rejected do not count."""
+        return self.ended.total() + len(self.running) + len(self._interrupted)
+
+    @property
+    def waiting(self) -> int:
+        """Trials that an earlier driver left unfinished and that have not been started again yet."""
+        return len(self._interrupted)
+
+    @property
+    def target(self) -> int:
+        return self.space.search.trials
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trial that the sweep asked for has ended."""
+        return self.ended.total() >= self.target
+
+    def propose(self) -> dict[str, Any] | None:
+        """The next trial's assignment (`sweeps.trial.Assignment` as a message); None when the sweep has all it asked for.
+
+        Raises:
+            SpaceError: the constraints refused `MAX_REJECTIONS` proposals in a row.
+        """
+        if self._interrupted:
+            trial = self._interrupted.popleft()
+            return self._assign(trial.number, trial.user_attrs["overrides"])
+        if self.started >= self.target:
+            return None
+        for _ in range(MAX_REJECTIONS):
+            trial = self.study.ask()
+            self._ids[trial.number] = trial._trial_id
+            parameters = suggest(self.space, trial)
+            broken = violated(self.space, parameters, partial(self._network_size, overrides(self.space, parameters)))
+            if broken is None:
+                chosen = assemble(self.space, parameters, trial.number)
+                trial.set_user_attr("overrides", chosen)
+                return self._assign(trial.number, chosen)
+            self._end(trial.number, Verdict("rejected", f"constraint {broken}"))
+        raise _too_tight(self.space)
+
+    def _assign(self, number: int, chosen: list[str]) -> dict[str, Any]:
+        files = self.ledger.trial(number)
+        files.directory.mkdir(parents=True, exist_ok=True)
+        write_atomically(files.overrides, "\n".join(chosen) + "\n")
+        history = self._histories[number] = History.open(files.history)
+        self.running[number] = history.last_epoch
+        self._offsets.pop(number, None)
+        return {"number": number, "overrides": chosen, "directory": str(files.directory.resolve())}
+
+    def report(self, number: int, message: Mapping[str, Any]) -> Verdict | None:
+        """Record one epoch of trial `number`; a verdict ends the trial, and the study has been told so."""
+        metrics, epoch = message["metrics"], message["epoch"]
+        metric = self.space.objective.metric
+        trial_id = self._ids[number]
+        if number not in self._offsets:
+            # The first word of this attempt: an earlier one may have left epochs, and the seconds that they took.
+            rows = [row for row in read_history(self.ledger.trial(number).history) if row["epoch"] < epoch]
+            self._offsets[number] = rows[-1]["seconds"] if rows else 0.0
+            self._storage.set_trial_user_attr(trial_id, "parameters", message["parameters"])
+            self._storage.set_trial_user_attr(trial_id, "max_epochs", message["max_epochs"])
+        seconds = self._seconds[number] = self._offsets[number] + message["seconds"]
+        if metric not in metrics:
+            reason = f"{metric} was not logged; these were: {', '.join(sorted(metrics))}"
+            return self._end(number, Verdict("failed", reason, epoch))
+        report = Report(number, epoch, message["max_epochs"], metrics[metric], metrics)
+        self._storage.set_trial_intermediate_value(trial_id, epoch, report.value)
+        self._note_value(report)
+        self.running[number] = epoch
+        self.epochs_now += 1
+
+        verdict, shadow = self._judge(report)
+        told = verdict.verdict if verdict else f"shadow: {shadow.verdict}" if shadow else ""
+        self._histories[number].append(epoch, seconds, metrics, told)
+        if shadow:
+            self._note_shadow(trial_id, shadow)
+        return self._end(number, verdict) if verdict else None
+
+    def _judge(self, report: Report) -> tuple[Verdict | None, Verdict | None]:
+        """The verdict to act on, and the one that a guard in shadow mode would have acted on."""
+        if verdict := not_finite(report):  # whatever the mode: no ranking and no sampler may see such a value
+            return verdict, None
+        shadow = None
+        if self._guard is not None and (verdict := self._guard.judge(report)):
+            if self.space.stopping.guard.mode == "act":
+                return verdict, None
+            shadow = verdict
+        return (self._halving.judge(report) if self._halving else None), shadow
+
+    def _note_shadow(self, trial_id: int, verdict: Verdict) -> None:
+        """Keep the first of each kind: later epochs only repeat it."""
+        earlier = self._storage.get_trial_user_attrs(trial_id).get("shadow", [])
+        if all(entry["verdict"] != verdict.verdict for entry in earlier):
+            self._storage.set_trial_user_attr(trial_id, "shadow", [*earlier, verdict.as_attribute()])
+
+    def finish(self, number: int, message: Mapping[str, Any]) -> Verdict:
+        """Trial `number` ran all its epochs; `message` holds its final metrics."""
+        if number not in self._best_of:
+            return self._end(number, Verdict("failed", "it ended without a single validation"))
+        metrics = {name: value for name, value in message["metrics"].items() if math.isfinite(value)}
+        self._storage.set_trial_user_attr(self._ids[number], "metrics", metrics)
+        self._seconds[number] = self._offsets.get(number, 0.0) + message["seconds"]
+        epoch = self.running[number]
+        return self._end(number, Verdict("finished", f"ran all its {epoch} epochs", epoch))
+
+    def fail(self, number: int, message: Mapping[str, Any]) -> Verdict:
+        """Trial `number` raised or was killed; `message` holds the `error`."""
+        return self._end(number, Verdict("failed", message["error"], self.running.get(number)))
+
+    def _end(self, number: int, verdict: Verdict) -> Verdict:
+        trial_id = self._ids[number]
+        if verdict.verdict != "rejected":
+            self._storage.set_trial_user_attr(trial_id, "epochs", self.running.get(number, 0))
+            self._storage.set_trial_user_attr(trial_id, "seconds", round(self._seconds.get(number, 0.0), 3))
+        self._storage.set_trial_user_attr(trial_id, "verdict", verdict.as_attribute())
+        self._close(number, verdict.verdict)
+        for memory in (self.running, self._histories, self._offsets, self._seconds):
+            memory.pop(number, None)
+        self._count(number, verdict.verdict, verdict.reason)
+        self._news.append((number, verdict))
+        return verdict
+
+    def news(self) -> Iterator[tuple[int, Verdict]]:
+        """The trials that have ended since this was last asked, rejected ones too."""
+        while self._news:
+            yield self._news.popleft()
+
+    def _close(self, number: int, kind: str) -> None:
+        state = _STATES[kind]
+        value = self._best_of[number] if state == TrialState.COMPLETE else None
+        self.study.tell(number, value, state=state)
+
+    def _note_value(self, report: Report) -> None:
+        if math.isfinite(report.value):
+            better = max if self._sign > 0 else min
+            self._best_of[report.number] = better(report.value, self._best_of.get(report.number, report.value))
+
+    def _count(self, number: int, kind: str, reason: str) -> None:
+        if kind == "rejected":
+            return
+        self.ended[kind] += 1
+        self._reasons.append(f"failed: {reason}" if kind == "failed" else reason.split(":")[0] if kind == "broken" else "")
+        if kind in {"finished", "spent"}:
+            value = self._best_of[number]
+            if self.best is None or self._sign * value > self._sign * self.best[1]:
+                self.best = (number, value)
+
+    @property
+    def hopeless(self) -> str | None:
+        """Why the sweep should stop: its first trials all ended for one bad reason. None while there is hope."""
+        first = self._reasons[0] if self._reasons else ""
+        needed = SAME_FAILURES if first.startswith("failed: ") else SAME_BREAKS
+        if first and len(self._reasons) >= needed and set(self._reasons) == {first}:
+            return first
+        return None
+
+
+def assemble(space: SearchSpace, parameters: Mapping[str, Any], number: int) -> list[str]:
+    """All the overrides of trial `number`: the space's own, the parameters, the resources, and a seed if none is given."""
+    chosen = [*overrides(space, parameters), *resources.overrides(space.resources)]
+    return chosen if space.fixed_seed(parameters) is not None else [*chosen, f"seed={trial_seed(space.search.seed, number)}"]
+
+
+def draw(space: SearchSpace, number: int, network_size: NetworkSize) -> list[str]:
+    """All the overrides of a trial drawn from `space` at random (seeded), without a study, that its constraints allow.
+
+    Raises:
+        SpaceError: they refused `MAX_REJECTIONS` in a row.
+    """
+    rng = random.Random(space.search.seed)
+    for _ in range(MAX_REJECTIONS):
+        parameters = sample(space, rng)
+        if violated(space, parameters, partial(network_size, overrides(space, parameters))) is None:
+            return assemble(space, parameters, number)
+    raise _too_tight(space)
+
+
+def _too_tight(space: SearchSpace) -> SpaceError:
+    return SpaceError(
+        f"the constraints refused {MAX_REJECTIONS} proposals in a row: {', '.join(space.constraints)}. "
+        "`make validate` tells what share of the space they leave."
+    )
+
+
+def trial_seed(sweep_seed: int, number: int) -> int:
+    """The seed of trial `number`: its own, and the same whenever the sweep is run again."""
+    return (sweep_seed * 1_000_003 + number) % 2**31

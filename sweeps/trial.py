@@ -1,0 +1,111 @@
+"""One trial: a list of Hydra overrides in, `lhtx.train` run on them, a report after each validation out.
+
+It must not know Ray, Optuna or where it runs: the same function serves a process of a cluster and `debug` in a terminal.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from lhtx.compose import compose
+from lhtx.train import train
+from sweeps.hydra_overrides import override
+from sweeps.ledger import TrialFiles
+
+ReportFunction = Callable[["EpochReport"], bool]
+
+
+class TrialStopped(Exception):
+    """The sweep has decided that this trial ends here. No error: what was learnt stays in its last checkpoint."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a trial is to run: its number in the study, its overrides, and its directory (absolute)."""
+
+    number: int
+    overrides: tuple[str, ...]
+    directory: str
+
+    @classmethod
+    def from_message(cls, message: dict[str, Any]) -> Assignment:
+        return cls(message["number"], tuple(message["overrides"]), message["directory"])
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One epoch of a trial.
+
+    `epoch` counts from 1, `seconds` from the trial's (last) start, `parameters` is the network's size.
+    """
+
+    epoch: int
+    max_epochs: int
+    parameters: int
+    seconds: float
+    metrics: dict[str, float]
+
+    def as_message(self) -> dict[str, Any]:
+        return {"kind": "report", **asdict(self)}
+
+
+class SweepReport(Checkpoint):
+    """Reports after each epoch that validated, and ends the trial when the answer is False.
+
+    It is a `Checkpoint` because Lightning calls those after the module has logged its epoch, in the order in which they
+    stand: before the one that writes `last.ckpt`. A trial killed between the two reports that epoch again when it
+    continues, with the same values; the other way round the epoch would be missing.
+    """
+
+    def __init__(self, report: ReportFunction) -> None:
+        self._report = report
+        self._start = time.monotonic()
+        self._validated = False
+        self._stopped = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validated = not trainer.sanity_checking
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._validated:
+            return
+        self._validated = False
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        epoch = EpochReport(
+            epoch=trainer.current_epoch + 1,
+            max_epochs=trainer.max_epochs,
+            parameters=sum(parameter.numel() for parameter in pl_module.parameters()),
+            seconds=time.monotonic() - self._start,
+            metrics=metrics,
+        )
+        if not self._report(epoch):
+            self._stopped = trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._stopped:  # not sooner: the checkpoint of this epoch is written in between
+            raise TrialStopped
+
+
+def run_trial(assignment: Assignment, report: ReportFunction) -> dict[str, float]:
+    """Train, from the last checkpoint if an earlier attempt left one, and return the final metrics.
+
+    Raises:
+        TrialStopped: `report` answered False.
+    """
+    files = TrialFiles(Path(assignment.directory))
+    overrides = [
+        *assignment.overrides,
+        override("paths.output_dir", str(files.directory)),
+        override("trainer.enable_progress_bar", False),
+        override("trainer.enable_model_summary", False),
+    ]
+    if files.last_checkpoint.exists():
+        overrides.append(override("ckpt_path", str(files.last_checkpoint)))
+    return train(compose(overrides), callbacks=[SweepReport(report)])

@@ -1,0 +1,264 @@
+"""Validates a search space for real, before any trial: composes what it can ask for, and counts what it would run.
+
+Nothing is trained and no weight is allocated; a dataset that is missing is made if the config says how.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from omegaconf import OmegaConf
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from lhtx.compose import describe
+from lhtx.errors import ConfigError
+from sweeps.errors import Problem, SpaceError, suggestions
+from sweeps.hydra_overrides import Scalar
+from sweeps.located_yaml import KeyPath
+from sweeps.schema import SearchSpace
+from sweeps.space import overrides, sample, violated
+
+if TYPE_CHECKING:
+    from lhtx.compose import Description
+
+DRAWS = 200
+"""How many settings are drawn to estimate the share that constraints reject: its standard error is at most 3.5 %."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Parameter counts of one architecture over the composed settings that the constraints accept."""
+
+    minimum: int
+    median: int
+    maximum: int
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a sound search space would run."""
+
+    parameters: int
+    conditional: int
+    """How many of the parameters have a condition."""
+    constraints: int
+    rejected: float
+    """Estimated share of draws that the constraints reject."""
+    sizes: Mapping[str, Sizes]
+    """By the network's class."""
+    composed: int
+    """How many configs were composed."""
+    seconds: float
+
+
+def validate(space: SearchSpace, samples: int = 20) -> Validation:
+    """Compose the base config, every option of every choice and both ends of each range (each with what its conditions
+    need), and `samples` settings drawn at random.
+
+    Raises:
+        SpaceError: something does not compose, the objective is never logged, or the constraints leave nothing; with the file
+            and line of the override to blame.
+        lhtx.errors.DatasetError: the dataset cannot be read or made.
+    """
+    return _Validator(space).validate(samples)
+
+
+class _Validator:
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+        self.problems: list[Problem] = []
+        self.known: dict[tuple[str, ...], Description] = {}
+        self.sizing: set[str] = set()
+        """The parameters that were seen to change the network's size."""
+
+    def describe(self, chosen: Sequence[str]) -> Description:
+        key = tuple(chosen)
+        if key not in self.known:
+            self.known[key] = describe(list(chosen))
+        return self.known[key]
+
+    def validate(self, samples: int) -> Validation:
+        start = time.monotonic()
+        self.base()
+        self.each_value()
+        self.stop_if_problems()
+        sizes = self.drawn(samples)
+        self.stop_if_problems()
+        return Validation(
+            parameters=len(self.space.parameters),
+            conditional=sum(bool(parameter.when) for parameter in self.space.parameters.values()),
+            constraints=len(self.space.constraints),
+            rejected=self.rejected(),
+            sizes={name: Sizes(min(found), round(median(found)), max(found)) for name, found in sorted(sizes.items())},
+            composed=len(self.known),
+            seconds=time.monotonic() - start,
+        )
+
+    def stop_if_problems(self) -> None:
+        if self.problems:
+            raise SpaceError(self.problems)
+
+    def problem(self, path: KeyPath, what: str) -> None:
+        problem = Problem(self.space.where(path), f"{'.'.join(map(str, path))}: {what}")
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+    def base(self) -> None:
+        """What every trial starts from; nothing else can be judged while it does not compose."""
+        space = self.space
+        try:
+            description = self.describe(space.trial)
+        except ConfigError as error:
+            culprit = self.culprit(list(space.trial))
+            raise SpaceError(
+                [Problem(space.where(("trial",) if culprit is None else ("trial", culprit)), f"trial: {error}")]
+            ) from error
+        max_epochs = OmegaConf.select(description.config, "trainer.max_epochs")
+        grace = space.stopping.grace_epochs
+        if grace is not None and "trainer.max_epochs" not in space.parameters and 0 <= (max_epochs or -1) <= grace:
+            self.problem(
+                ("stopping", "grace_epochs"),
+                f"is {grace}, and a trial ends after {max_epochs} epochs (trainer.max_epochs): asha would never stop one",
+            )
+
+    def culprit(self, chosen: list[str]) -> int | None:
+        """The index of the override without which the others compose, or else of the first that does not compose after those
+        before it."""
+        for index in range(len(chosen)):
+            if self.composes(chosen[:index] + chosen[index + 1 :]):
+                return index
+        for index in range(len(chosen)):
+            if not self.composes(chosen[: index + 1]):
+                return index
+        return None
+
+    def composes(self, chosen: Sequence[str]) -> bool:
+        try:
+            self.describe(chosen)
+        except ConfigError:
+            return False
+        return True
+
+    def each_value(self) -> None:
+        """Every option and end alone on the base, so that there is no doubt about which override is to blame."""
+        for key, parameter in self.space.parameters.items():
+            for needed in self.activations(key):
+                if needed and not self.composes(overrides(self.space, needed)):
+                    continue  # reported for the parameter that the condition names
+                sizes = {self.describe(overrides(self.space, needed)).parameters}
+                for value in parameter.distribution.ends():
+                    description = self.attempt({**needed, key: value}, ("space", key))
+                    if description is not None:
+                        sizes.add(description.parameters)
+                if len(sizes) > 1:
+                    self.sizing.add(key)
+
+    def activations(self, key: str) -> list[dict[str, Scalar]]:
+        """Settings of other parameters that make `key` active: one for each value of its first condition."""
+        conditions = self.space.parameters[key].when
+        if not conditions:
+            return [{}]
+        first, values = conditions[0]
+        found = []
+        for value in values:
+            setting = self.activate(key, {first: value})
+            if setting is not None:
+                found.append(setting)
+        return found
+
+    def activate(self, key: str, setting: dict[str, Scalar]) -> dict[str, Scalar] | None:
+        """`setting` with what `key` needs, and what that needs in turn; None if it contradicts `setting`."""
+        for other, values in self.space.parameters[key].when:
+            if other in setting:
+                if setting[other] not in values:
+                    return None
+                complete = self.activate(other, setting)
+            else:
+                attempts = (self.activate(other, {**setting, other: value}) for value in values)
+                complete = next((attempt for attempt in attempts if attempt is not None), None)
+            if complete is None:
+                return None
+            setting = complete
+        return {name: setting[name] for name in self.space.parameters if name in setting}
+
+    def attempt(self, parameters: Mapping[str, Scalar], path: KeyPath) -> Description | None:
+        """The description of `parameters`; what does not compose, or does not log the objective, is a problem at `path`."""
+        try:
+            description = self.describe(overrides(self.space, parameters))
+        except ConfigError as error:
+            self.problem(path, str(error))
+            return None
+        metric = self.space.objective.metric
+        if metric not in description.metrics:
+            self.problem(("objective", "metric"), f"no trial logs {metric!r}. {suggestions(metric, description.metrics)}")
+        return description
+
+    def drawn(self, samples: int) -> dict[str, list[int]]:
+        """Compose random settings; the network sizes of those that the constraints accept, by architecture."""
+        rng = random.Random(self.space.search.seed)
+        sizes: dict[str, list[int]] = defaultdict(list)
+        for _ in range(samples):
+            parameters = sample(self.space, rng)
+            try:
+                description = self.describe(overrides(self.space, parameters))
+            except ConfigError as error:
+                chosen = overrides(self.space, parameters)
+                culprit = self.culprit(chosen)
+                drawn = None if culprit is None else culprit - len(self.space.trial)
+                path = ("space",) if drawn is None or drawn < 0 else ("space", list(parameters)[drawn])
+                setting = " ".join(chosen[len(self.space.trial) :])
+                self.problem(path, f"{error} (in the setting {setting})")
+                continue
+            if violated(self.space, parameters, lambda description=description: description.parameters) is None:
+                sizes[description.network].append(description.parameters)
+        return sizes
+
+    def rejected(self) -> float:
+        """The share of draws that the constraints reject. A network is composed once for each setting of the parameters that
+        change its size."""
+        if not self.space.constraints:
+            return 0.0
+        rng = random.Random(self.space.search.seed)
+        size = self.cached_size()
+        count = 0
+        for _ in range(DRAWS):
+            parameters = sample(self.space, rng)
+            count += violated(self.space, parameters, lambda parameters=parameters: size(parameters)) is not None
+        if count == DRAWS:
+            texts = ", ".join(self.space.constraints)
+            self.problem(("constraints", 0), f"{texts}: {DRAWS} of {DRAWS} draws are rejected, so nothing is left to search")
+            self.stop_if_problems()
+        return count / DRAWS
+
+    def cached_size(self) -> Callable[[Mapping[str, Scalar]], int]:
+        sizes: dict[tuple[tuple[str, Scalar], ...], int] = {}
+
+        def size(parameters: Mapping[str, Scalar]) -> int:
+            setting = {key: value for key, value in parameters.items() if key in self.sizing}
+            key = tuple(setting.items())
+            if key not in sizes:
+                sizes[key] = self.describe(overrides(self.space, setting)).parameters
+            return sizes[key]
+
+        return size
+
+
+def render(validation: Validation) -> RenderableType:
+    """The validation for a terminal."""
+    conditional = f" ({validation.conditional} conditional)" if validation.conditional else ""
+    lines = [f"{validation.parameters} parameters{conditional}, {validation.composed} configs composed: all sound"]
+    if validation.constraints:
+        lines.append(f"{validation.constraints} constraints reject {validation.rejected:.0%} of draws")
+    table = Table("network", "smallest", "median", "largest")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, sizes in validation.sizes.items():
+        table.add_row(name, f"{sizes.minimum:,}", f"{sizes.median:,}", f"{sizes.maximum:,}")
+    return Group(*lines, table)

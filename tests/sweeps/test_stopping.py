@@ -1,0 +1,139 @@
+"""Successive halving and the gradient guard: what they stop, what they let go on, and that replaying changes nothing."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sweeps.stopping import Guard, Report, SuccessiveHalving, Verdict, not_finite
+
+
+def report(number, epoch, value, max_epochs=100, **metrics):
+    return Report(number, epoch, max_epochs, value, {name.replace("__", "/"): cell for name, cell in metrics.items()})
+
+
+def test_rungs_lie_at_powers_of_the_reduction_factor():
+    halving = SuccessiveHalving("max", grace_epochs=2, reduction_factor=3)
+    assert [halving.rung(epoch) for epoch in (1, 2, 5, 6, 17, 18, 53, 54)] == [None, 2, 2, 6, 6, 18, 18, 54]
+
+
+def test_the_cut_keeps_the_best_third():
+    halving = SuccessiveHalving("max", grace_epochs=1, reduction_factor=3)
+    values = [0.5, 0.6, 0.4, 0.7, 0.65, 0.1]
+    verdicts = [halving.judge(report(number, 1, value)) for number, value in enumerate(values)]
+    # 0.5 comes first and stays; 0.6 beats it; 0.4 is third of three; 0.7 leads; 0.65 is second of five (one is kept); …
+    assert [verdict is None for verdict in verdicts] == [True, True, False, True, False, False]
+    assert verdicts[2].verdict == "outranked"
+    assert verdicts[2].numbers == {"value": 0.4, "cut": 0.6, "rung": 1, "reached": 3, "kept": 1}
+    assert verdicts[2].reason.startswith("3 of 3 at the rung of 1 epochs, where 1 go on: 0.4 against a cut of 0.6")
+
+
+def test_ties_within_the_tolerance_are_kept():
+    exact = SuccessiveHalving("max", 1, 2)
+    assert exact.judge(report(0, 1, 0.5)) is None
+    assert exact.judge(report(1, 1, 0.5)) is None
+    assert exact.judge(report(2, 1, 0.49)) is not None
+    tolerant = SuccessiveHalving("max", 1, 2, tolerance=0.02)
+    tolerant.judge(report(0, 1, 0.5))
+    assert tolerant.judge(report(1, 1, 0.49)) is None
+
+
+def test_a_trial_at_its_last_epoch_is_finished_not_outranked():
+    halving = SuccessiveHalving("max", 1, 2)
+    halving.judge(report(0, 4, 0.9, max_epochs=4))
+    assert halving.judge(report(1, 4, 0.1, max_epochs=4)) is None
+
+
+def test_halving_ranks_by_the_best_value_so_far_and_judges_a_rung_once():
+    halving = SuccessiveHalving("min", 2, 2)
+    halving.judge(report(0, 1, 0.1))
+    halving.judge(report(0, 2, 5.0))
+    outranked = halving.judge(report(1, 2, 0.2))
+    assert outranked is not None
+    assert outranked.numbers["cut"] == 0.1
+    assert halving.judge(report(1, 3, 9.0)) is None
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=40), st.integers(2, 5))
+def test_min_of_the_negated_values_is_max(values, factor):
+    highest, lowest = SuccessiveHalving("max", 1, factor), SuccessiveHalving("min", 1, factor)
+    kept = [highest.judge(report(number, 1, value)) is None for number, value in enumerate(values)]
+    assert kept == [lowest.judge(report(number, 1, -value)) is None for number, value in enumerate(values)]
+    # Whoever is the best so far is never stopped.
+    assert all(kept[number] for number, value in enumerate(values) if value == max(values[: number + 1]))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "named"),
+    [
+        ({"train__loss": math.nan}, "train/loss = nan"),
+        ({"val__loss": math.inf}, "val/loss = inf"),
+        ({"grad__norm_max": math.inf}, "grad/norm_max = inf"),
+        ({"grad__epoch_mean": math.nan}, "grad/epoch_mean = nan"),
+    ],
+)
+def test_what_is_not_finite_is_broken(metrics, named):
+    verdict = not_finite(report(0, 3, 0.5, **metrics))
+    assert verdict is not None
+    assert (verdict.verdict, verdict.epoch) == ("broken", 3)
+    assert named in verdict.reason
+
+
+def test_an_objective_that_is_nan_is_broken_and_a_statistic_that_is_nan_is_not():
+    assert not_finite(report(0, 1, math.nan)).reason == "not finite: objective = nan"
+    assert not_finite(report(0, 1, 0.5, grad__snr=math.nan, grad__evidence=math.nan)) is None
+
+
+def test_a_dead_gradient_is_broken():
+    verdict = Guard("max", 10, 3, 0.01).judge(report(4, 2, 0.5, grad__epoch_mean=0.0))
+    assert verdict.verdict == "broken"
+    assert verdict.reason.startswith("dead")
+
+
+def test_explosion_is_measured_against_the_median_of_peers_at_that_epoch():
+    guard = Guard("max", explode_factor=10, patience=3, min_gain=0.01, min_peers=3)
+    for number, norm in enumerate([1.0, 2.0, 100.0]):  # too few peers yet: even 100 says nothing
+        assert guard.judge(report(number, 1, 0.5, grad__epoch_mean=norm)) is None
+    assert guard.judge(report(3, 1, 0.5, grad__epoch_mean=19.0)) is None
+    verdict = guard.judge(report(4, 1, 0.5, grad__epoch_mean=500.0))
+    assert verdict.numbers == {"grad/epoch_mean": 500.0, "median_of_peers": 10.5, "peers": 4, "explode_factor": 10}
+    assert guard.judge(report(4, 2, 0.5, grad__epoch_mean=500.0)) is None  # nobody has been at epoch 2
+
+
+def feed(guard, values, evidence, max_epochs=100):
+    return [
+        guard.judge(report(0, epoch, value, max_epochs, grad__evidence=proof))
+        for epoch, (value, proof) in enumerate(zip(values, evidence, strict=True), start=1)
+    ]
+
+
+def test_spent_needs_noise_for_patience_epochs_and_no_gain_in_them():
+    noise = [0.1] * 6
+    assert [verdict is not None for verdict in feed(Guard("max", 10, 3, 0.01), [0.5] * 6, noise)] == [False] * 3 + [True] * 3
+    gaining = feed(Guard("max", 10, 3, 0.01), [0.5, 0.51, 0.52, 0.53, 0.54, 0.55], noise)
+    assert gaining == [None] * 6
+    interrupted = feed(Guard("max", 10, 3, 0.01), [0.5] * 6, [0.1, 0.1, -0.1, 0.1, 0.1, 0.1])
+    assert [verdict is not None for verdict in interrupted] == [False] * 5 + [True]
+    spent = interrupted[-1]
+    assert (spent.verdict, spent.epoch) == ("spent", 6)
+    assert spent.numbers == {"grad/evidence": 0.1, "gain": 0.0, "noise_epochs": 3, "patience": 3}
+
+
+def test_spent_makes_no_statement_without_statistics_nor_at_the_last_epoch():
+    assert feed(Guard("min", 10, 2, 0.01), [0.5] * 5, [math.nan] * 5) == [None] * 5
+    assert feed(Guard("min", 10, 2, 0.01), [0.5] * 3, [0.1] * 3, max_epochs=3) == [None] * 3
+
+
+def test_epochs_told_again_after_a_resume_change_no_verdict():
+    straight, resumed = Guard("max", 10, 2, 0.01), Guard("max", 10, 2, 0.01)
+    for epoch in (1, 2):
+        assert straight.judge(report(0, epoch, 0.5, grad__evidence=0.2)) is None
+    for epoch in (1, 2, 2, 2):
+        assert resumed.judge(report(0, epoch, 0.5, grad__evidence=0.2)) is None
+    assert straight.judge(report(0, 3, 0.5, grad__evidence=0.2)) == resumed.judge(report(0, 3, 0.5, grad__evidence=0.2))
+
+
+def test_an_attribute_is_json_even_for_numbers_that_are_not():
+    attribute = Verdict("broken", "why", 1, {"objective": math.nan, "cut": 0.5}).as_attribute()
+    assert attribute == {"verdict": "broken", "reason": "why", "epoch": 1, "numbers": {"objective": "nan", "cut": 0.5}}
