@@ -29,7 +29,7 @@ COLOURS = {
     "running": "#b5a136",
 }
 BEST = "#e8871e"
-SCALE = ["#8d96a3", "#4f8fd6", BEST]
+SCALE = ["#5f86b3", "#8b74c4", "#d0658f", BEST]
 """From the worst value to the best."""
 GRID = "rgba(128, 128, 128, 0.25)"
 MUTED = "#888888"

@@ -28,7 +28,7 @@ MIN_TRIALS = 10
 BEST_TRIALS = 5
 BEST_SHARE = 0.25
 """The best quarter, and at least `BEST_TRIALS`: few trials show an effect more often by it than by the best tenth."""
-SHUFFLES = 100
+SHUFFLES = 40
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Importance:
     """Its column in the trials frame."""
     share: float
     chance: float
-    """What shuffled values reach in 5 of 100 shuffles: a share below it tells nothing."""
+    """What shuffled values reach in one shuffle of twenty: a share below it tells nothing."""
     active: int
     """The trials of the basis in which it was sampled."""
 
@@ -62,14 +62,14 @@ class Importances:
 
 
 def importances(sweep: Sweep) -> list[Importances]:
-    """What mattered for the finished trials' values and, where trials were pruned, for all trials' values at the first rung.
+    """What mattered for the complete trials' values and, where trials were pruned, for all trials' values at the first rung.
 
-    Only finished trials have final values, and a scheduler has chosen them; at the first rung all trials can be compared, but
+    Only complete trials have final values, and a scheduler has chosen them; at the first rung all trials can be compared, but
     an early rank is not a final one. So both are given.
     """
     complete = sweep.complete
     final = dict(zip(complete["number"].tolist(), complete["value"].tolist(), strict=True))
-    found = [_measure(sweep, "finished trials, by their value", final)]
+    found = [_measure(sweep, "complete trials, by their value", final)]
     if rung := first_rung(sweep):
         values = best_by_epoch(sweep, rung)
         basis = f"all trials that reached epoch {rung}, by their best value until then"

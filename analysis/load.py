@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -101,7 +102,7 @@ class Sweep:
     @property
     def complete(self) -> pd.DataFrame:
         """The COMPLETE trials with a finite value, best first; of equals, the earlier trial."""
-        done = self.trials[(self.trials["state"] == "COMPLETE") & self.trials["value"].map(math.isfinite)]
+        done = self.trials[(self.trials["state"] == "COMPLETE") & np.isfinite(self.trials["value"])]
         return done.sort_values(["value", "number"], ascending=[self.mode == "min", True], ignore_index=True)
 
 
@@ -125,6 +126,7 @@ def load(sweep: str, root: str | Path = DEFAULT_ROOT) -> Sweep:
     columns = _parameter_columns(present)
     distributions = {column: _distribution(present, key) for key, column in columns.items()}
     curves = _curves(present, 1.0 if mode == "max" else -1.0)
+    reached = curves.dropna(subset=["best"]).drop_duplicates(["number", "best"]).groupby("number").last()
     ran = [trial for trial in present if not _rejected(trial)]
     history, problems = _histories(ledger, [trial.number for trial in ran])
     metric_columns = _metric_columns(ran, {*COLUMNS, *columns.values()})
@@ -132,7 +134,7 @@ def load(sweep: str, root: str | Path = DEFAULT_ROOT) -> Sweep:
 
     def frame(trials: list[FrozenTrial]) -> pd.DataFrame:
         facts = pd.DataFrame([_facts(trial) for trial in trials], columns=list(COLUMNS)).set_index("number", drop=False)
-        bests = curves.dropna(subset=["best"]).drop_duplicates(["number", "best"]).groupby("number").last()
+        bests = reached.reindex(facts.index)  # assigned as it is, it would add its rows to an empty frame
         facts["best_seen"], facts["best_epoch"] = bests["best"], bests["epoch"]
         facts["epochs"] = facts["epochs"].fillna(curves.groupby("number")["epoch"].max())
         facts["seconds"] = facts["seconds"].fillna(elapsed)
@@ -250,7 +252,7 @@ def _facts(trial: FrozenTrial) -> dict[str, Any]:
         "started": trial.datetime_start,
         "ended": trial.datetime_complete,
         "parameters": notes.get("parameters"),
-        "seed": notes.get("seed"),
+        "seed": _seed(notes.get("overrides", [])),
         "shadow_verdict": shadow.get("verdict", ""),
         "shadow_reason": shadow.get("reason", ""),
         "shadow_epoch": shadow.get("epoch"),
@@ -258,12 +260,18 @@ def _facts(trial: FrozenTrial) -> dict[str, Any]:
     }
 
 
+def _seed(overrides: Sequence[str]) -> int | None:
+    """The seed that the overrides give: the last one counts, as it does for Hydra."""
+    found = [text.partition("=")[2] for text in overrides if text.startswith("seed=")]
+    return int(found[-1]) if found and found[-1].isdecimal() else None
+
+
 def _curves(trials: Sequence[FrozenTrial], sign: float) -> pd.DataFrame:
     rows = [(t.number, epoch, value) for t in trials for epoch, value in sorted(t.intermediate_values.items())]
     curves = pd.DataFrame(rows, columns=["number", "epoch", "value"]).astype(
         {"number": "int64", "epoch": "int64", "value": "float64"}
     )
-    finite = (sign * curves["value"]).where(curves["value"].map(math.isfinite))
+    finite = (sign * curves["value"]).where(np.isfinite(curves["value"]))
     curves["best"] = sign * finite.groupby(curves["number"]).cummax().groupby(curves["number"]).ffill()
     return curves
 

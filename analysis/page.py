@@ -46,7 +46,7 @@ def panels(report: Report) -> dict[str, Panel]:
             "history",
             "How the search went",
             f"{sweep.metric} ({sweep.mode}). A stopped trial stands at the best it had seen: after fewer epochs, that is not "
-            "comparable with a finished one's value.",
+            "comparable with a complete one's value.",
             "No trial has reported a value yet.",
             figures.history(sweep),
         ),
@@ -60,7 +60,7 @@ def panels(report: Report) -> dict[str, Panel]:
         Panel(
             "parallel",
             "Parallel coordinates",
-            f"The {len(sweep.complete)} finished trials; {left_out} without a final value are not drawn.{inactive}",
+            f"The {len(sweep.complete)} complete trials; {left_out} without a final value are not drawn.{inactive}",
             "No trial has finished with a value and a searched parameter.",
             figures.parallel_coordinates(sweep),
         ),

@@ -21,7 +21,7 @@ from sweeps.ledger import DEFAULT_ROOT, write_atomically
 IMPORTANCE_NOTE = (
     "Importance: how differently a parameter's values are distributed among the best trials than among all of them "
     "(PED-ANOVA), as shares of 100 %. A parameter that is active under a condition only counts where it is active. "
-    "Chance: the share that shuffled values stay below in 95 of 100 shuffles; one idle parameter in twenty passes it by luck."
+    "Chance: the share that shuffled values reach in one shuffle of twenty: so often an idle parameter passes it by luck."
 )
 
 

@@ -102,7 +102,7 @@ def _sentences(sweep: Sweep, found: Selection) -> list[str]:
         return [f"Trial {found.best} is the only one with a value ({found.value:.4g}): there is nothing to compare it with."]
     told = [
         f"Trial {found.best} leads the runner-up, trial {found.runner_up}, by {found.lead:.3g} and the median of "
-        f"{found.complete} finished trials by {found.lead_over_median:.3g}.",
+        f"{found.complete} complete trials by {found.lead_over_median:.3g}.",
         f"Its {sweep.metric} of {found.value:.4g} is the best of {found.complete}, and so is likely too good: "
         "part of what made it the best is luck.",
     ]

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from optuna.distributions import CategoricalDistribution
 
@@ -99,7 +100,7 @@ def options(sweep: Sweep) -> list[Option]:
         if not isinstance(distribution, CategoricalDistribution) or len(distribution.choices) > MAX_OPTIONS:
             continue
         for option in distribution.choices:
-            chosen = sweep.trials[sweep.trials[parameter].map(lambda value, option=option: _same(value, option))]
+            chosen = sweep.trials[np.array([_same(value, option) for value in sweep.trials[parameter]], dtype=bool)]
             values = chosen.loc[chosen["state"] == "COMPLETE", "value"]
             states = chosen["state"].value_counts()
             rows.append(

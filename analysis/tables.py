@@ -25,6 +25,8 @@ class Table:
     numeric: set[int] = field(default_factory=set)
     marked: int | None = None
     """A row to set off from the others."""
+    searched: set[int] = field(default_factory=set)
+    """The columns of searched parameters."""
 
 
 def text(value: Any) -> str:
@@ -76,8 +78,9 @@ def best_trials(sweep: Sweep, count: int = BEST_TRIALS) -> Table:
     for rank, (_, row) in enumerate(sweep.complete.head(count).iterrows(), start=1):
         cells = [str(rank), str(row["number"]), text(row["value"]), *(text(row[name]) for name in [*test, *short])]
         rows.append([*cells, _epochs(row), _thousands(row["parameters"]), duration(row["seconds"]), text(row["seed"])])
-    words = {index for index, name in enumerate(short, start=3 + len(test)) if sweep.trials[name].dtype == "str"}
-    return Table(headers, rows, set(range(len(headers))) - words, marked=0)
+    start = 3 + len(test)
+    words = {index for index, name in enumerate(short, start) if sweep.trials[name].dtype == "str"}
+    return Table(headers, rows, set(range(len(headers))) - words, marked=0, searched=set(range(start, start + len(short))))
 
 
 def all_trials(sweep: Sweep) -> Table:
@@ -112,7 +115,7 @@ def options(sweep: Sweep, found: list[Option]) -> Table:
     """The choices, one row an option. The early median is there where trials were pruned."""
     rung = first_rung(sweep)
     early = [f"median at epoch {rung}"] if rung else []
-    headers = ["choice", "option", "trials", "finished", "pruned", "failed", "best", "median", *early]
+    headers = ["choice", "option", "trials", "complete", "pruned", "failed", "best", "median", *early]
     rows, last = [], None
     for option in found:
         counts = [str(count) for count in (option.trials, option.complete, option.pruned, option.failed)]

@@ -28,7 +28,7 @@ def print_report(report: Report, console: Console) -> None:
     _heading(console, f"Best trials by {sweep.metric} ({sweep.mode})")
     best = tables.best_trials(sweep)
     if best.rows:
-        console.print(_fitted(best, console))
+        console.print(*_fitted(best, console))
     else:
         console.print(Text("No trial has finished with a value yet." if report.headline.trials else "No trial has run yet."))
 
@@ -77,20 +77,21 @@ def _sentences(console: Console, sentences: tuple[str, ...] | list[str]) -> None
         console.print(Padding(Text(f"• {sentence}"), (0, 0, 0, 1)))
 
 
-def _fitted(table: Table, console: Console) -> RichTable:
-    """The table as it is if it fits; else each row's searched parameters in one cell that wraps."""
+def _fitted(table: Table, console: Console) -> list[RichTable]:
+    """The table as it is if it fits; else the facts of each trial, and below them its parameters, which may wrap."""
     whole = _rich(table)
     if Measurement.get(console, console.options.update(max_width=10_000), whole).maximum <= console.width:
-        return whole
-    facts = {"rank", "trial", "epochs (best)", "network size", "time", "seed"}
-    first = [index for index, header in enumerate(table.headers) if header in facts or "/" in header]
-    rest = [index for index in range(len(table.headers)) if index not in first]
+        return [whole]
+    searched = [index for index in range(len(table.headers)) if index in table.searched]
+    facts = [index for index in range(len(table.headers)) if index not in table.searched]
+    trial = table.headers.index("trial")
     rows = [
-        [*(row[index] for index in first), "  ".join(f"{table.headers[i]}={row[i]}" for i in rest if row[i] != tables.NOTHING)]
+        [row[trial], "  ".join(f"{table.headers[index]}={row[index]}" for index in searched if row[index] != tables.NOTHING)]
         for row in table.rows
     ]
-    headers = [*(table.headers[index] for index in first), "parameters"]
-    return _rich(Table(headers, rows, set(range(len(first))), table.marked))
+    numeric = {place for place, index in enumerate(facts) if index in table.numeric}
+    above = Table([table.headers[i] for i in facts], [[row[i] for i in facts] for row in table.rows], numeric, table.marked)
+    return [_rich(above), _rich(Table(["trial", "parameters"], rows, {0}, table.marked))]
 
 
 def _rich(table: Table) -> RichTable:

@@ -52,7 +52,9 @@ def compose(overrides: Sequence[str], config_name: str = "train") -> DictConfig:
     """
     overrides = list(overrides)
     try:
-        return _compose(overrides, config_name)
+        cfg = _compose(overrides, config_name)
+        OmegaConf.select(cfg, "paths.output_dir")  # from here on its time stands, in copies of the config too
+        return cfg
     except (HydraException, TypeError) as error:  # Hydra trips with a TypeError over a group set to a list of numbers
         raise refusal(error, overrides, CONFIGS, lambda others: _compose_or_default(others, config_name)) from error
 
@@ -96,11 +98,20 @@ def build_task(cfg: DictConfig) -> LightningModule:
     """The task of `cfg.model` with its network, for a config that `configure` has been over.
 
     Raises:
-        ConfigError: `model` cannot be instantiated, or `cfg` was not configured.
+        ConfigError: `model` or its optimizer cannot be instantiated, or `cfg` was not configured.
     """
     if cfg.get("dataset") is None:
         raise ConfigError("the config says nothing of the dataset; pass it through lhtx.compose.configure first")
-    return instantiate(cfg, "model")
+    task = instantiate(cfg, "model")
+    try:
+        task.configure_optimizers()  # once for the errors: here they can name the key, and nothing has run yet
+    except (TypeError, ValueError) as error:
+        for key in ("model.optimizer", "model.scheduler"):
+            target = OmegaConf.select(cfg, f"{key}._target_")
+            if target and target.rpartition(".")[2] in str(error):
+                raise call_refusal(error, key, target, hydra.utils.get_object) from error
+        raise ConfigError(f"model.optimizer or model.scheduler: {error}") from error
+    return task
 
 
 def instantiate(cfg: DictConfig, key: str, **arguments: Any) -> Any:

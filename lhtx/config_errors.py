@@ -44,9 +44,7 @@ def options(configs: Path) -> dict[str, list[str]]:
     return groups
 
 
-def refusal(
-    error: Exception, overrides: Sequence[str], configs: Path, base: Callable[[list[str]], DictConfig]
-) -> ConfigError:
+def refusal(error: Exception, overrides: Sequence[str], configs: Path, base: Callable[[list[str]], DictConfig]) -> ConfigError:
     """The `ConfigError` that says which of `overrides` Hydra refused with `error`, and what it would have accepted.
 
     Args:

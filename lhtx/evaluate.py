@@ -21,9 +21,9 @@ from lhtx.runs import (
     USER_ERRORS,
     build_trainer,
     fail,
-    filter_warnings,
     floats,
     prepare_run,
+    quieten,
     table,
     write_metrics,
 )
@@ -62,7 +62,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         ConfigError, DatasetError: what else the user can put right.
     """
     with warnings.catch_warnings():
-        filter_warnings(cfg)
+        quieten(cfg)
         trained_on = cfg.dataset
         cfg = configure(cfg)
         for key in trained_on:

@@ -3,6 +3,7 @@ written and printed. Knows neither overrides nor what is done with the trainer.
 """
 
 import json
+import logging
 import math
 import os
 import sys
@@ -59,11 +60,13 @@ def floats(metrics: Mapping[str, torch.Tensor]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
 
 
-def filter_warnings(cfg: DictConfig) -> None:
-    """Hides every warning where `extras.ignore_warnings` says so; always the advice that does not fit this project."""
+def quieten(cfg: DictConfig) -> None:
+    """Hides every warning where `extras.ignore_warnings` says so; always Lightning's tips, and advice that does not fit."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # A dataset in memory is indexed by whole batches: worker processes would only slow it down.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
     if cfg.extras.ignore_warnings:
         warnings.simplefilter("ignore")
 

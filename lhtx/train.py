@@ -23,10 +23,10 @@ from lhtx.runs import (
     USER_ERRORS,
     build_trainer,
     fail,
-    filter_warnings,
     floats,
     log_hyperparameters,
     prepare_run,
+    quieten,
     table,
     write_metrics,
 )
@@ -52,7 +52,7 @@ def train(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> dict[str, floa
         Exception: whatever the training itself raises.
     """
     with warnings.catch_warnings():
-        filter_warnings(cfg)
+        quieten(cfg)
         cfg = configure(cfg)
         output = prepare_run(cfg)
         datamodule, task = build_datamodule(cfg), build_task(cfg)

@@ -1,7 +1,7 @@
 """YAML that remembers the file and line of every key and item, so that an error can say where a wrong value stands.
 
 It knows nothing of search spaces. Scalars follow the YAML 1.2 core schema (`off` and `no` are text, `1e-4` is a number);
-duplicate keys are refused; so are anchors and aliases, which would let a value stand in two places.
+duplicate keys are refused; so are tags, and aliases, which would let a value stand in two places.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 - PyYAML's own registry
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.MarkedYAMLError(
-                problem=f"the alias *{event.anchor}: aliases are not supported, use `extends` to share settings",
-                problem_mark=event.start_mark,
-            )
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            problem = f"the alias *{event.anchor}: aliases are not supported, use `extends` to share settings"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        if getattr(event, "tag", None) is not None:
+            raise yaml.MarkedYAMLError(problem=f"the tag {event.tag}: tags are not supported", problem_mark=event.start_mark)
         return super().compose_node(parent, index)
 
 

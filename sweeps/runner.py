@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -79,7 +80,7 @@ def extend(name: str, trials: str, root: Path, console: Console) -> int:
     if target <= now:
         raise SweepError(f"--trials {trials}: the sweep {name!r} has {now} trials already, and only more can be asked for.")
     with ledger.lock():
-        space = space.model_copy(update={"search": space.search.model_copy(update={"trials": target})})
+        space = replace(space, search=space.search.model_copy(update={"trials": target}))
         write_atomically(ledger.space_file, dump(space))
     console.print(f"{name}: {now} → {target} trials.")
     return _drive(ledger, space, console)

@@ -72,7 +72,7 @@ class _Reader:
             self.problem(("resources", "gpu"), f"a share of one GPU or a whole number is expected, found {resources.gpu}")
         budget = self.section(Budget, "budget")
         if self.problems or not (objective and search and stopping and resources and budget):
-            raise SpaceError(sorted(set(self.problems), key=lambda problem: _order(problem.where)))
+            raise SpaceError(sorted(dict.fromkeys(self.problems), key=lambda problem: _order(problem.where)))
         return SearchSpace(
             description=str(description),
             trial=tuple(trial),

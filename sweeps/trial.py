@@ -106,6 +106,8 @@ def run_trial(assignment: Assignment, report: ReportFunction) -> dict[str, float
         override("trainer.enable_progress_bar", False),
         override("trainer.enable_model_summary", False),
     ]
-    if files.last_checkpoint.exists():
+    continues = files.last_checkpoint.exists()
+    print(f"trial {assignment.number} {f'goes on from {files.last_checkpoint}' if continues else 'begins'}", flush=True)
+    if continues:
         overrides.append(override("ckpt_path", str(files.last_checkpoint)))
     return train(compose(overrides), callbacks=[SweepReport(report)])

@@ -1,6 +1,7 @@
 """What a run does besides training: callbacks that a config names."""
 
 from lhtx.callbacks.gradient_statistics import GradientStatistics
+from lhtx.callbacks.plateau_state import PlateauState
 from lhtx.callbacks.random_state import RandomState
 
-__all__ = ["GradientStatistics", "RandomState"]
+__all__ = ["GradientStatistics", "PlateauState", "RandomState"]

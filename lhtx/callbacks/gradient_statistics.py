@@ -1,6 +1,7 @@
 """Gathers gradients while a network trains and logs their statistics; the arithmetic is in `lhtx.gradients`."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,7 +10,6 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_leaves
 
 from lhtx.errors import ConfigError
 from lhtx.gradients import (
@@ -230,5 +230,8 @@ def _log(trainer: Trainer, values: dict[str, float], step: int) -> None:
 
 
 def _samples(batch: Any) -> int:
-    """The size of a batch: the first dimension of the first tensor in it."""
-    return next((len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim), 0)
+    """The size of a batch: the first dimension of the first tensor in it, 0 if there is none."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else 0
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
+    return next((size for size in map(_samples, parts) if size), 0)

@@ -16,9 +16,6 @@ class PlateauState(Callback):
     def __init__(self) -> None:
         self._pending: dict[int, float] = {}
 
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         progress = trainer.fit_loop.epoch_progress.current
         if progress.processed == progress.completed:

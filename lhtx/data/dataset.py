@@ -1,6 +1,6 @@
 """A VIMH dataset directory, opened: its description and its samples, binary or pickled, agreed with one another."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from lhtx.data.info import HEADER_BYTES, DataFacts, DatasetInfo, check_agreement, read_info
@@ -29,7 +29,10 @@ def describe_dataset(directory: Path) -> DatasetInfo:
     """
     directory = Path(directory)
     info = read_info(directory)
-    check_agreement(directory, info, _binary_facts(directory, info))
+    if _file(directory, "train") is None:
+        raise DatasetError(f"{directory}: no samples: expected a file {BINARY_FILES['train']} or {PICKLE_FILES['train']}")
+    for facts in _binary_facts(directory, info):
+        check_agreement(directory, info, facts)
     return info
 
 
@@ -41,46 +44,52 @@ def open_dataset(directory: Path, test: bool = True) -> Dataset:
     """
     directory = Path(directory)
     info = describe_dataset(directory)
-    train = _read(directory, info, "train")
-    if train is None:
-        raise DatasetError(f"{directory}: no samples: expected a file {BINARY_FILES['train']} or {PICKLE_FILES['train']}")
-    held_out = _read(directory, info, "test") if test else None
+    train = _read(_file(directory, "train"), info)
+    test_file = _file(directory, "test") if test else None
+    held_out = None if test_file is None else _read(test_file, info)
     counts = {"train_samples": len(train), "test_samples": len(held_out) if held_out is not None else None}
     check_agreement(directory, info, DataFacts(train.file.name, **counts))
     return Dataset(directory, info, train, held_out)
 
 
-def _read(directory: Path, info: DatasetInfo, part: str) -> Samples | None:
-    binary, pickled = directory / BINARY_FILES[part], directory / PICKLE_FILES[part]
-    if binary.is_file():
-        shape = Shape(info.height, info.width, info.channels, len(info.varying), len(info.parameters))
-        return read_records(binary, info.version, shape)
-    return read_pickle(pickled, info) if pickled.is_file() else None
+def _file(directory: Path, part: str) -> Path | None:
+    """The file that holds a part: the binary one, else the pickle, else None."""
+    candidates = (directory / BINARY_FILES[part], directory / PICKLE_FILES[part])
+    return next((file for file in candidates if file.is_file()), None)
 
 
-def _binary_facts(directory: Path, info: DatasetInfo) -> DataFacts:
-    """What the binary files say of themselves in their first record and their sizes."""
-    facts: DataFacts | None = None
+def _read(file: Path, info: DatasetInfo) -> Samples:
+    if file.name in PICKLE_FILES.values():
+        return read_pickle(file, info)
+    shape = Shape(info.height, info.width, info.channels, len(info.varying), len(info.parameters))
+    return read_records(file, info.version, shape)
+
+
+def _binary_facts(directory: Path, info: DatasetInfo) -> list[DataFacts]:
+    """What each binary file says of itself in its first record, with the number of samples in all files by their sizes."""
+    shapes: dict[str, Shape] = {}
     counts: dict[str, int] = {}
     for part, name in BINARY_FILES.items():
         file = directory / name
         if not file.is_file():
-            if part == "test" and not (directory / PICKLE_FILES[part]).is_file():
-                counts["test_samples"] = 0
+            if _file(directory, part) is None:
+                counts[f"{part}_samples"] = 0
             continue
         shape = peek(file, info.version)
         if shape is None:
             counts[f"{part}_samples"] = 0
             continue
-        found = DataFacts(f"{name}, record 0", shape.height, shape.width, shape.channels, shape.parameters)
-        if found.parameters != len(info.varying):
+        if shape.parameters != len(info.varying):
             _check_version(file, info)
-        check_agreement(directory, info, found)
-        facts = facts or found
+        shapes[name] = shape
         whole, rest = divmod(file.stat().st_size, record_dtype(info.version, shape).itemsize)
         if not rest:  # a file that is cut short is refused with its place when its records are read
             counts[f"{part}_samples"] = whole
-    return replace(facts or DataFacts("the files' sizes"), **counts)
+    found = [
+        DataFacts(f"{name}, record 0", shape.height, shape.width, shape.channels, shape.parameters, **counts)
+        for name, shape in shapes.items()
+    ]
+    return found or [DataFacts("the files there are", **counts)]
 
 
 def _check_version(file: Path, info: DatasetInfo) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lhtx.data.info import DatasetInfo
+from lhtx.data.info import DataFacts, DatasetInfo, check_agreement
 from lhtx.data.records import Samples
 from lhtx.errors import DatasetError
 
@@ -126,9 +126,8 @@ def read_pickle(file: Path, info: DatasetInfo) -> Samples:
     if not isinstance(content, Mapping):
         raise DatasetError(f"{file}: holds a {type(content).__name__}; expected a dictionary with data and labels")
     content = {_text(key): value for key, value in content.items()}
-    for key in ("height", "width", "channels"):
-        if content.get(key, getattr(info, key)) != getattr(info, key):
-            raise DatasetError(f"{file}: {key} is {content[key]!r}, but the JSON says {getattr(info, key)}")
+    sizes = {key: _size(file, key, content[key]) for key in ("height", "width", "channels") if key in content}
+    check_agreement(file.parent, info, DataFacts(file.name, **sizes))
     images = _images(file, content, info)
     ids, values = _labels(file, content, len(images), info)
     return Samples(file, images, ids, values)
@@ -136,7 +135,9 @@ def read_pickle(file: Path, info: DatasetInfo) -> Samples:
 
 def _images(file: Path, content: dict, info: DatasetInfo) -> np.ndarray:
     size = info.height * info.width * info.channels
-    data = _bytes(file, "data", content.get("data"))
+    if "data" not in content:
+        raise DatasetError(f"{file}: has no data; found {', '.join(content) or 'nothing'}")
+    data = _bytes(file, "data", content["data"])
     if data.ndim != 2 or data.shape[1] != size:
         raise DatasetError(
             f"{file}: data has the shape {data.shape}; expected (samples, {size}) for {info.height}x{info.width}x"
@@ -185,14 +186,21 @@ def _bytes(file: Path, key: str, value: Any) -> np.ndarray:
     """`value` as uint8, refused where that would change a number."""
     try:
         array = np.asarray(value)
-        stored = array.astype(np.uint8)
+        with np.errstate(invalid="ignore"):  # a NaN is no byte, and is refused below
+            stored = array.astype(np.uint8)
         same = array.dtype != object and bool((stored == array).all())
         same = same or (array.dtype == object and stored.tolist() == array.tolist())
     except (TypeError, ValueError, OverflowError) as error:
         raise DatasetError(f"{file}: {key} is no table of bytes: {error}") from error
-    if value is None or not same:
+    if not same:
         raise DatasetError(f"{file}: {key} holds values other than the whole numbers 0 to 255")
     return stored
+
+
+def _size(file: Path, key: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise DatasetError(f"{file}: {key} is {value!r}; expected a whole number")
+    return int(value)
 
 
 def _text(value: Any) -> str:

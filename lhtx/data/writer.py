@@ -14,7 +14,7 @@ import numpy as np
 from filelock import FileLock
 
 from lhtx.data.dataset import BINARY_FILES
-from lhtx.data.info import INFO_FILE, DatasetInfo, check_agreement, parse_info
+from lhtx.data.info import HEADER_BYTES, INFO_FILE, DatasetInfo, check_agreement, parse_info
 from lhtx.data.records import pack
 from lhtx.errors import DatasetError
 
@@ -38,6 +38,8 @@ def write_dataset(directory: Path, info: DatasetInfo, train: Iterable[Chunk], te
     which the next writer of the same directory removes. Writers of one directory wait for each other. An existing
     `directory` is never touched; a `DatasetError` says so.
     """
+    if info.version not in HEADER_BYTES:
+        raise DatasetError(f"{directory}: version {info.version!r} cannot be written; {', '.join(HEADER_BYTES)} can")
     directory = Path(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with dataset_lock(directory):

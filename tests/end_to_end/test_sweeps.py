@@ -1,0 +1,198 @@
+"""Whole sweeps by their commands: real Ray, real Optuna, real kills."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from sweeps.ledger import Ledger, read_history
+
+ENDS = """
+space:
+  model.optimizer.lr: {choice: [1.0e-3, 1.0e-2, 1.0e+30]}
+  callbacks.bomb.armed: [false, true]
+search:
+  trials: 9
+  sampler: random
+  start_with:
+    - {model.optimizer.lr: 1.0e-2, callbacks.bomb.armed: false}
+    - {model.optimizer.lr: 1.0e+30, callbacks.bomb.armed: false}
+    - {model.optimizer.lr: 1.0e-2, callbacks.bomb.armed: true}
+    - {model.optimizer.lr: 1.0e-2, callbacks.bomb.armed: false}
+    - {model.optimizer.lr: 1.0e-3, callbacks.bomb.armed: false}
+    - {model.optimizer.lr: 1.0e-3, callbacks.bomb.armed: false}
+    - {model.optimizer.lr: 1.0e-3, callbacks.bomb.armed: false}
+stopping: {scheduler: asha, grace_epochs: 2, reduction_factor: 2}
+"""
+BOMB = "+callbacks.bomb={_target_: bomb.Bomb, armed: false}"
+
+
+def finite_metrics(directory: Path) -> dict[str, float]:
+    """What a run left in `metrics.json`, where a number that is not finite is null."""
+    metrics = json.loads((directory / "metrics.json").read_text())
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
+def test_every_end_stands_in_the_study_as_what_it_was_and_trials_replay_bit_for_bit(command, write_space, tmp_path):
+    space = write_space(ENDS, "trainer.max_epochs=6", BOMB)
+    runs = tmp_path / "runs"
+    status, output = command("sweeps", "run", space, "--runs", runs)
+    assert status == 0, output
+    assert "tiny: 9 of 9 trials ended" in output
+    ledger = Ledger("tiny", runs)
+    trials = ledger.study().get_trials()
+    assert len(trials) == 9
+    verdicts = {trial.number: trial.user_attrs["verdict"]["verdict"] for trial in trials}
+    assert verdicts[1] == "broken"
+    assert verdicts[2] == "failed"
+    assert "outranked" in verdicts.values()
+    for trial in trials:
+        verdict, files = verdicts[trial.number], ledger.trial(trial.number)
+        history = read_history(files.history)
+        assert trial.intermediate_values.keys() == {row["epoch"] for row in history}
+        if verdict == "finished":
+            assert trial.state == TrialState.COMPLETE
+            assert trial.value == max(trial.intermediate_values.values())
+            assert max(trial.intermediate_values) == 6
+            assert trial.user_attrs["metrics"] == finite_metrics(files.directory)
+            assert "test/avg_acc" in trial.user_attrs["metrics"]
+        elif verdict == "outranked":
+            assert trial.state == TrialState.PRUNED
+            assert 0 < len(trial.intermediate_values) < 6
+            assert history[-1]["verdict"] == "outranked"
+            assert files.last_checkpoint.exists()
+        elif verdict == "failed":
+            assert trial.state == TrialState.FAIL
+            assert "RuntimeError: the bomb went off" in files.error.read_text()
+            assert trial.user_attrs["verdict"]["reason"] == "RuntimeError: the bomb went off"
+        else:
+            assert (verdict, trial.state) == ("broken", TrialState.FAIL)
+            assert trial.user_attrs["verdict"]["reason"].startswith("not finite")
+
+    finished = next(number for number, verdict in verdicts.items() if verdict == "finished")
+    chosen = ledger.trial(finished).overrides.read_text().splitlines()
+    status, output = command("lhtx.train", *chosen, f"paths.output_dir={tmp_path / 'replay'}")
+    assert status == 0, output
+    recorded = (ledger.trial(finished).directory / "metrics.json").read_text()
+    assert (tmp_path / "replay" / "metrics.json").read_text() == recorded
+
+    status, output = command("sweeps", "run", space, "--runs", runs)
+    assert status == 2
+    assert "a sweep is never overwritten" in output
+    assert all(hint in output for hint in ("make resume NAME=tiny", "make extend NAME=tiny", "AS=tiny2"))
+    status, output = command("sweeps", "extend", "tiny", "--trials", "+1", "--runs", runs)
+    assert status == 0, output
+    assert "9 → 10 trials" in output
+    assert len(ledger.study().get_trials()) == 10
+
+
+LONG = """
+space:
+  model.optimizer.lr: {log_uniform: [1.0e-4, 1.0e-2]}
+search: {trials: 5}
+stopping: {scheduler: fifo, guard: {mode: "off"}}
+"""
+
+
+def wait_for(condition, seconds=120.0):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return
+        time.sleep(0.2)
+    pytest.fail("the sweep did not get there in time")
+
+
+def rows_of(ledger: Ledger) -> list[list[int]]:
+    return [[row["epoch"] for row in read_history(path)] for path in sorted(ledger.trials_directory.glob("*/history.csv"))]
+
+
+def test_a_driver_killed_in_mid_sweep_loses_nothing_and_repeats_nothing(start, command, write_space, tmp_path):
+    space = write_space(LONG, "trainer.max_epochs=25")
+    ledger = Ledger("tiny", tmp_path / "runs")
+    driver = start("sweeps", "run", space, "--runs", ledger.root)
+    try:
+        # One trial has ended and another has come some way.
+        wait_for(lambda: any(25 in rows for rows in rows_of(ledger)) and any(5 < len(rows) < 20 for rows in rows_of(ledger)))
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        driver.communicate()
+    before = {trial.number: trial for trial in ledger.study().get_trials()}
+    ended = [number for number, trial in before.items() if trial.state.is_finished()]
+    interrupted = [number for number, trial in before.items() if len(trial.intermediate_values) > 1 and number not in ended]
+    assert ended
+    assert interrupted
+
+    status, output = command("sweeps", "resume", "tiny", "--runs", ledger.root)
+    assert status == 0, output
+    assert "interrupted trials go on from their last checkpoints" in output
+    after = {trial.number: trial for trial in ledger.study().get_trials()}
+    assert len(after) == 5
+    assert all(trial.state == TrialState.COMPLETE for trial in after.values())
+    assert rows_of(ledger) == [list(range(1, 26))] * 5
+    for number in ended:
+        assert after[number].datetime_complete == before[number].datetime_complete
+        assert ledger.trial(number).log.read_text().count(f"trial {number} begins") == 1
+        assert f"trial {number} goes on" not in ledger.trial(number).log.read_text()
+    for number in interrupted:
+        assert f"trial {number} goes on from" in ledger.trial(number).log.read_text()
+    # The interruption cannot be told from the numbers.
+    number = interrupted[0]
+    chosen = ledger.trial(number).overrides.read_text().splitlines()
+    status, output = command("lhtx.train", *chosen, f"paths.output_dir={tmp_path / 'replay'}")
+    assert status == 0, output
+    assert finite_metrics(tmp_path / "replay") == after[number].user_attrs["metrics"]
+
+    status, output = command("sweeps", "resume", "tiny", "--runs", ledger.root)
+    assert (status, "all 5 trials have ended" in output) == (0, True)
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(start, command, write_space, tmp_path):
+    space = write_space(LONG, "trainer.max_epochs=40")
+    ledger = Ledger("tiny", tmp_path / "runs")
+    driver = start("sweeps", "run", space, "--runs", ledger.root)
+    wait_for(lambda: any(len(rows) > 5 for rows in rows_of(ledger)))
+    status, output = command("sweeps", "resume", "tiny", "--runs", ledger.root)
+    assert status == 2
+    assert f"is being run by process {driver.pid} on" in output
+    driver.send_signal(signal.SIGINT)
+    output, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 130, output
+    assert "Go on with: make resume NAME=tiny" in output
+    assert "Traceback" not in output
+    status, output = command("sweeps", "resume", "tiny", "--runs", ledger.root)
+    assert status == 0, output
+    assert rows_of(ledger) == [list(range(1, 41))] * 5
+
+
+@pytest.mark.slow
+def test_trials_that_all_fail_for_one_reason_end_the_sweep(command, write_space, tmp_path):
+    space = write_space(LONG, "trainer.max_epochs=2", BOMB.replace("false", "true"))
+    status, output = command("sweeps", "run", space, "--runs", tmp_path / "runs")
+    assert status == 1
+    assert "the first trials all ended for one reason: failed: RuntimeError: the bomb went off" in output
+    assert "error.txt" in output
+    assert len(list((tmp_path / "runs" / "tiny" / "trials").iterdir())) < 5
+
+
+@pytest.mark.slow
+def test_debug_replays_a_trial(command, write_space, tmp_path):
+    space = write_space(LONG.replace("trials: 5", "trials: 2"), "trainer.max_epochs=2")
+    runs = tmp_path / "runs"
+    assert command("sweeps", "run", space, "--runs", runs)[0] == 0
+    status, output = command("sweeps", "debug", "tiny", "--trial", "1", "--runs", runs)
+    assert status == 0, output
+    metrics = Ledger("tiny", runs).study().get_trials()[1].user_attrs["metrics"]
+    assert all(f"{name} = {value!r}" in output for name, value in metrics.items())
+    outputs = Path(re.search(r"outputs: (.*)", output).group(1))
+    assert (outputs / "metrics.json").exists()
+    status, output = command("sweeps", "debug", "tiny", "--trial", "9", "--runs", runs)
+    assert status == 2
+    assert "Trial 9 of the sweep 'tiny' does not exist. Trials that ran: 0 to 1." in output

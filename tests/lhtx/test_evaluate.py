@@ -1,0 +1,174 @@
+"""Evaluating a checkpoint: the run's own config is found, repeated and changed; what does not belong is refused."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from lhtx.checkpoints import AtomicCheckpointIO, load_checkpoint
+from lhtx.compose import compose
+from lhtx.errors import CheckpointError, ConfigError
+from lhtx.evaluate import compose_evaluation, evaluate, main
+from lhtx.train import train
+
+
+@pytest.fixture(scope="module")
+def run(small_data, tmp_path_factory) -> tuple[Path, dict[str, float]]:
+    """A finished run, in a directory whose name a shell or Hydra would trip over."""
+    output = tmp_path_factory.mktemp("a run") / "it's (one)"
+    quoted = str(output).replace("'", "\\'")
+    overrides = [*small_data, f"paths.output_dir='{quoted}'", "debug=limit", "threads=1", "data.batch_size=16"]
+    overrides += ["trainer.enable_progress_bar=false", "model.net.fc_hidden=16", "trainer.limit_test_batches=null"]
+    return output, train(compose(overrides))
+
+
+@pytest.fixture
+def evaluation(run, tmp_path):
+    """Makes the overrides of a silent evaluation of the run's best checkpoint into `tmp_path`."""
+
+    def overrides(*more: str, checkpoint: Path = run[0] / "checkpoints" / "best.ckpt") -> list[str]:
+        quoted = str(checkpoint).replace("'", "\\'")
+        return [f"ckpt_path='{quoted}'", f"paths.log_dir={tmp_path}", *more]
+
+    return overrides
+
+
+def test_repeats_the_test_of_the_run_and_writes_it_elsewhere(run, evaluation, tmp_path):
+    output, trained = run
+    before = sorted(str(path) for path in output.rglob("*"))
+    cfg = compose_evaluation(evaluation())
+    metrics = evaluate(cfg)
+    assert metrics == {name: value for name, value in trained.items() if name.startswith("test/")}
+    written = Path(cfg.paths.output_dir)
+    assert written.parent == tmp_path / "evaluate" / "runs"
+    assert json.loads((written / "metrics.json").read_text()) == metrics
+    assert (written / "config.yaml").exists()
+    assert sorted(str(path) for path in output.rglob("*")) == before
+
+
+def test_overrides_change_the_run_s_config_and_nothing_else_does(run, evaluation):
+    cfg = compose_evaluation(evaluation("split=val", "data.batch_size=7"))
+    saved = OmegaConf.load(run[0] / "config.yaml")
+    assert cfg.model == saved.model
+    assert dict(cfg.data) == dict(saved.data) | {"batch_size": 7}
+    assert cfg.callbacks is None
+    assert not cfg.logger
+    assert cfg.trainer.limit_test_batches is None
+    assert cfg.trainer.accelerator == saved.trainer.accelerator
+    metrics = evaluate(cfg)
+    assert set(metrics) == {"val/loss", "val/avg_acc", "val/note_number_acc", "val/log10_decay_time_acc", "val/acc_best"}
+
+
+def test_groups_can_be_chosen_too(evaluation, tmp_path):
+    cfg = compose_evaluation(evaluation("trainer=cpu", "logger=csv"))
+    assert cfg.trainer.deterministic is True
+    evaluate(cfg)
+    assert (Path(cfg.paths.output_dir) / "csv" / "metrics.csv").exists()
+
+
+def test_the_last_checkpoint_gives_other_weights(run, evaluation):
+    cfg = compose_evaluation(evaluation(checkpoint=run[0] / "checkpoints" / "last.ckpt"))
+    assert set(evaluate(cfg)) == {name for name in run[1] if name.startswith("test/")}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["split=train"], "split is 'train'. Accepted: test, val"),
+        (["data.batch_siz=3"], "Did you mean batch_size"),
+        (["trainer=gpuu"], "Did you mean gpu"),
+    ],
+)
+def test_overrides_that_do_not_compose_are_refused_by_name(evaluation, overrides, words):
+    with pytest.raises(ConfigError) as error:
+        compose_evaluation(evaluation(*overrides))
+    assert words in str(error.value)
+
+
+def test_a_checkpoint_is_required():
+    with pytest.raises(ConfigError, match=r"Expected ckpt_path=<run>/checkpoints/best\.ckpt"):
+        compose_evaluation(["data.batch_size=3"])
+
+
+def test_without_a_config_beside_it_a_checkpoint_says_where_it_was_sought(evaluation, tmp_path):
+    checkpoint = tmp_path / "moved" / "best.ckpt"
+    with pytest.raises(CheckpointError, match=r"config does not lie beside .*moved/config\.yaml"):
+        compose_evaluation(evaluation(checkpoint=checkpoint))
+
+
+def test_another_network_is_refused_by_its_first_tensor(evaluation):
+    cfg = compose_evaluation(evaluation("model.net.fc_hidden=24"))
+    with pytest.raises(CheckpointError, match=r"net\.hidden\.weight is of shape \(16, 512\) .* and of shape \(24, 512\)"):
+        evaluate(cfg)
+
+
+def test_other_data_are_refused_by_what_differs(evaluation):
+    with pytest.raises(CheckpointError, match=r"trained with dataset\.heads"):
+        evaluate(compose_evaluation(evaluation("data.heads=[note_number]")))
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(run, evaluation, tmp_path):
+    shutil.copy(run[0] / "config.yaml", tmp_path / "config.yaml")
+    broken = tmp_path / "checkpoints" / "broken.ckpt"
+    broken.parent.mkdir()
+    whole = (run[0] / "checkpoints" / "best.ckpt").read_bytes()
+    for content, words in ((whole[: len(whole) // 2], "cannot be read"), (b"", "cannot be read")):
+        broken.write_bytes(content)
+        with pytest.raises(CheckpointError, match=words):
+            evaluate(compose_evaluation(evaluation(checkpoint=broken)))
+    torch.save({"weights": torch.zeros(1)}, broken)
+    with pytest.raises(CheckpointError, match="holds no 'state_dict'"):
+        load_checkpoint(broken)
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*absent\.ckpt.*In that directory: .*broken\.ckpt"):
+        load_checkpoint(broken.with_name("absent.ckpt"))
+
+
+class Exploit:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path):
+    victim = tmp_path / "touched"
+    torch.save({"state_dict": Exploit(victim)}, tmp_path / "evil.ckpt")
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint of tensors and plain values"):
+        load_checkpoint(tmp_path / "evil.ckpt")
+    assert not victim.exists()
+
+
+def test_an_interrupted_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    file = tmp_path / "last.ckpt"
+    writer = AtomicCheckpointIO()
+    writer.save_checkpoint({"state_dict": {}, "epoch": 1}, file)
+
+    def half(checkpoint, target):
+        target.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lhtx.checkpoints.torch.save", half)
+    with pytest.raises(KeyboardInterrupt):
+        writer.save_checkpoint({"state_dict": {}, "epoch": 2}, file)
+    assert load_checkpoint(file)["epoch"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_the_command_line_prints_metrics_and_refuses_with_status_2(evaluation, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["evaluate", *evaluation("trainer.enable_progress_bar=false")])
+    main()
+    printed = capsys.readouterr().out
+    assert "test/avg_acc" in printed
+    assert "metrics and config: " in printed
+    monkeypatch.setattr(sys, "argv", ["evaluate", *evaluation("split=train")])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("error: split is 'train'")
