@@ -54,7 +54,11 @@ class Report:
     def pace(self) -> str:
         """Times and rates in one sentence."""
         line = self.headline
-        rate = f" · {line.trials_per_hour:.3g} trials an hour" if line.ended and line.busy_seconds else ""
+        rate = (
+            f" · {line.trials_per_hour:.{0 if line.trials_per_hour >= 10 else 1}f} trials an hour"
+            if line.ended and line.busy_seconds
+            else ""
+        )
         return f"{duration(line.busy_seconds)}{rate} · {line.epochs} epochs in {duration(line.trial_seconds)} of training"
 
     def guard_sentences(self) -> list[str]:

@@ -154,6 +154,6 @@ def sessions(sweep: Sweep) -> Table:
         commit = f"{code['commit'][:12]}{changed}" if code.get("commit") else "no commit"
         versions = ", ".join(f"{name} {version}" for name, version in session.get("versions", {}).items())
         machine = session.get("machine", {})
-        where = f"{machine.get('system', '')}, {machine.get('cpus', '?')} CPUs"
+        where = f"{machine.get('system', NOTHING)}, {machine.get('cpus', '?')} CPUs" if machine else NOTHING
         rows.append([str(session.get("started", NOTHING)), str(session.get("command", NOTHING)), commit, where, versions])
     return Table(["started", "command", "code", "machine", "versions"], rows)

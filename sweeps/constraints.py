@@ -111,9 +111,8 @@ def _compile(text: str, keys: tuple[str, ...]) -> Constraint:
     except SyntaxError as error:
         raise ValueError(f"{text!r} is no expression ({error.msg}); an example: parameters <= 200_000") from error
     for node in ast.walk(tree):
-        if not isinstance(node, _NODES) or (
-            isinstance(node, ast.Call) and (not isinstance(node.func, ast.Name) or node.keywords)
-        ):
+        call = isinstance(node, ast.Call)
+        if not isinstance(node, _NODES) or (call and (node.keywords or getattr(node.func, "id", None) not in FUNCTIONS)):
             raise ValueError(
                 f"{text!r} uses {type(node).__name__}, which is not accepted: numbers, texts, parameters, comparisons, "
                 f"arithmetic, and, or, not, in, and the functions {', '.join(FUNCTIONS)} are"

@@ -171,12 +171,12 @@ class Range(Distribution):
         return self.integer or self.step is not None
 
     def ends(self) -> list[Scalar]:
-        return [self.low, self.high]
+        return [self.low, self.high if self.step is None else _nearest(self.high, self.low, self.high, self.step)]
 
     def canonical(self, value: Any) -> Scalar:
         number = _number(value, self.integer)
         _check_within(number, self.low, self.high)
-        return _on_grid(number, self.low, self.step) if self.step is not None else number
+        return number if self.step is None else _on_grid(number, self.low, self.high, self.step)
 
     def draw(self, rng: random.Random) -> Scalar:
         if self.log and self.integer:  # as Optuna draws them: every integer owns the half before and the half after it
@@ -187,7 +187,7 @@ class Range(Distribution):
         if self.log:
             return min(max(math.exp(rng.uniform(math.log(self.low), math.log(self.high))), self.low), self.high)
         if self.step is not None:
-            return self.low + self.step * rng.randint(0, round((self.high - self.low) / self.step))
+            return _grid(self.low, self.high, self.step, rng.randint(0, round((self.high - self.low) / self.step)))
         return rng.uniform(self.low, self.high)
 
     def to_optuna(self) -> optuna.distributions.BaseDistribution:
@@ -278,12 +278,12 @@ class Normal(Distribution):
         return self.step is not None
 
     def ends(self) -> list[Scalar]:
-        return [self.low, self.high]
+        return [self.low, self.high if self.step is None else _nearest(self.high, self.low, self.high, self.step)]
 
     def canonical(self, value: Any) -> Scalar:
         number = _number(value, integer=False)
         _check_within(number, self.low, self.high)
-        return _on_grid(number, self.low, self.step) if self.step is not None else number
+        return number if self.step is None else _on_grid(number, self.low, self.high, self.step)
 
     def quantile(self, share: float) -> float:
         """The value below which `share` of the clipped normal lies (inverse of its distribution function), on the grid."""
@@ -292,7 +292,7 @@ class Normal(Distribution):
         position = below + share * (above - below)
         number = normal.inv_cdf(position) if 0 < position < 1 else self.low if position <= 0 else self.high
         number = min(max(number, self.low), self.high)
-        return number if self.step is None else self.low + self.step * round((number - self.low) / self.step)
+        return number if self.step is None else _nearest(number, self.low, self.high, self.step)
 
     def draw(self, rng: random.Random) -> Scalar:
         return self.quantile(rng.random())
@@ -377,9 +377,17 @@ def _check_within(number: float, low: float, high: float) -> None:
         raise ValueError(f"{number} lies outside [{low}, {high}]")
 
 
-def _on_grid(number: Any, low: float, step: float) -> Any:
-    steps = round((number - low) / step)
-    value = low + step * steps
+def _grid(low: Any, high: Any, step: Any, index: int) -> Any:
+    """The value `index` steps above `low`, in the very arithmetic by which Optuna makes it."""
+    return min(low + step * index, high)
+
+
+def _nearest(number: Any, low: Any, high: Any, step: Any) -> Any:
+    return _grid(low, high, step, round((number - low) / step))
+
+
+def _on_grid(number: Any, low: Any, high: Any, step: Any) -> Any:
+    value = _nearest(number, low, high, step)
     if not math.isclose(value, number, rel_tol=1e-9, abs_tol=1e-9 * step):
         raise ValueError(f"{number} is not on the grid: {value} is the nearest value that is (from {low} in steps of {step})")
     return value

@@ -284,7 +284,7 @@ class _Reader:
             return None
         self.sampler_options(search, parameters)
         if len(search.start_with) > search.trials:
-            what = f"{len(search.start_with)} settings to start with, but only {search.trials} trials"
+            what = f"{len(search.start_with)} settings to start with, but trials is {search.trials}"
             self.problem(("search", "start_with"), what)
         starts = []
         for index, start in enumerate(search.start_with):

@@ -6,6 +6,7 @@ Nothing is trained and no weight is allocated; a dataset that is missing is made
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from lhtx.compose import describe
 from lhtx.errors import ConfigError, DatasetError
 from sweeps.constraints import compile_constraint
 from sweeps.errors import Problem, SpaceError, suggestions
-from sweeps.hydra_overrides import Scalar
+from sweeps.hydra_overrides import Scalar, key_of
 from sweeps.located_yaml import KeyPath
 from sweeps.schema import SearchSpace
 from sweeps.space import overrides, sample, violated
@@ -119,10 +120,9 @@ class _Validator:
         try:
             description = self.describe(space.trial)
         except ConfigError as error:
-            culprit = self.culprit(list(space.trial))
-            raise SpaceError(
-                [Problem(space.where(("trial",) if culprit is None else ("trial", culprit)), f"trial: {error}")]
-            ) from error
+            culprit = blamed(space.trial, str(error))
+            path: KeyPath = ("trial",) if culprit is None else ("trial", culprit)
+            raise SpaceError([Problem(space.where(path), f"trial: {error}")]) from error
         max_epochs = OmegaConf.select(description.config, "trainer.max_epochs")
         grace = space.stopping.grace_epochs
         if grace is not None and "trainer.max_epochs" not in space.parameters and 0 <= (max_epochs or -1) <= grace:
@@ -130,17 +130,6 @@ class _Validator:
                 ("stopping", "grace_epochs"),
                 f"is {grace}, and a trial ends after {max_epochs} epochs (trainer.max_epochs): asha would never stop one",
             )
-
-    def culprit(self, chosen: list[str]) -> int | None:
-        """The index of the override without which the others compose, or else of the first that does not compose after those
-        before it."""
-        for index in range(len(chosen)):
-            if self.composes(chosen[:index] + chosen[index + 1 :]):
-                return index
-        for index in range(len(chosen)):
-            if not self.composes(chosen[: index + 1]):
-                return index
-        return None
 
     def composes(self, chosen: Sequence[str]) -> bool:
         try:
@@ -212,12 +201,10 @@ class _Validator:
             try:
                 description = self.describe(overrides(self.space, parameters))
             except (ConfigError, DatasetError) as error:
-                chosen = overrides(self.space, parameters)
-                culprit = self.culprit(chosen)
-                drawn = None if culprit is None else culprit - len(self.space.trial)
-                path = ("space",) if drawn is None or drawn < 0 else ("space", list(parameters)[drawn])
-                setting = " ".join(chosen[len(self.space.trial) :])
-                self.problem(path, f"{error} (in the setting {setting})")
+                chosen = overrides(self.space, parameters)[len(self.space.trial) :]
+                culprit = blamed(chosen, str(error))
+                path = ("space",) if culprit is None else ("space", list(parameters)[culprit])
+                self.problem(path, f"{error} (in the setting {' '.join(chosen)})")
                 continue
             if violated(self.space, parameters, lambda description=description: description.parameters) is None:
                 sizes[description.network].append(description.parameters)
@@ -254,6 +241,18 @@ class _Validator:
             return sizes[key]
 
         return size
+
+
+def blamed(chosen: Sequence[str], message: str) -> int | None:
+    """The index of the one override in `chosen` that an error's `message` quotes, or else whose last key it names."""
+    keys = [str(key_of(text)).rpartition(".")[2] for text in chosen]
+    for found in (
+        [index for index, text in enumerate(chosen) if repr(text) in message],
+        [index for index, key in enumerate(keys) if re.search(rf"(?<!\w){re.escape(key)}(?!\w)", message)],
+    ):
+        if len(found) == 1:
+            return found[0]
+    return None
 
 
 def render(validation: Validation) -> RenderableType:

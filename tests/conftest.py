@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from lhtx.data.recipe import Recipe, generate
 
 torch.set_num_threads(1)
+settings.register_profile("project", deadline=None, derandomize=True)  # a busy machine is slow, and tests are seeded
+settings.load_profile("project")
 
 
 @pytest.fixture(scope="session")

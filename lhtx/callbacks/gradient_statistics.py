@@ -141,12 +141,12 @@ class GradientStatistics(Callback):
             steps = network_statistics(counted)
             values |= {name: steps[name].mean() for name in ("norm_mean", "norm_std", "norm_ratio")}
             values |= {"norm_max": steps["norm_max"].amax(), "norm_min": steps["norm_min"].amin()}
-        pl_module.log_dict({f"{PREFIX}/{name}": value.float() for name, value in values.items()}, logger=False)
         if self.across_steps:
             by_scope = self._across_steps(counted, trainer.world_size)
-            pl_module.log_dict({f"{PREFIX}/{name}": value[0].float() for name, value in by_scope.items()})
-            if self.per_layer:
-                self._log_layers(trainer, by_scope)
+            values |= {name: value[0] for name, value in by_scope.items()}
+            self._log_across_steps(trainer, by_scope)
+        # As Lightning's own monitors do it: `self.log` would cost more than all of the above, and every process has the same.
+        trainer.callback_metrics.update({f"{PREFIX}/{name}": value.float() for name, value in values.items()})
         self._norms, self._sums = [], None
 
     def state_dict(self) -> dict[str, Any]:
@@ -203,15 +203,14 @@ class GradientStatistics(Callback):
                 values |= {f"norm_mean/{n}": float(norms[position, self._scopes[n]].mean()) for n in layer_names}
             _log(trainer, values, step)
 
-    def _log_layers(self, trainer: Trainer, by_scope: dict[str, Tensor]) -> None:
-        """The statistics across steps of every layer, at the epoch's last step."""
+    def _log_across_steps(self, trainer: Trainer, by_scope: dict[str, Tensor]) -> None:
+        """The statistics across steps, of the network and of every layer, at the epoch's last step."""
         columns = {name: values.tolist() for name, values in by_scope.items()}
-        values = {
-            f"{name}/{layer}": column[position]
-            for position, layer in enumerate(self._scopes)
-            if layer != NETWORK
-            for name, column in columns.items()
-        }
+        values = {name: column[0] for name, column in columns.items()}
+        if self.per_layer:
+            for position, layer in enumerate(self._scopes):
+                if layer != NETWORK:
+                    values |= {f"{name}/{layer}": column[position] for name, column in columns.items()}
         _log(trainer, values, trainer.global_step - 1)
 
     def _log_histograms(self, trainer: Trainer, gradients: list[Tensor]) -> None:

@@ -28,7 +28,7 @@ def decay_time(images: torch.Tensor) -> torch.Tensor:
 
     From the temporal envelope e, the mean over frequency of the first channel: log10 of the time constant of an
     exponential decay, fitted to log e by least squares weighted with e² (the inverse variance of log e for equal noise
-    on e), between a hundredth of a frame and 100 widths; centroid and spread of e in time, as fractions of the width;
+    on e), 100 widths at most; centroid and spread of e in time, as fractions of the width;
     and peak/end. The time constant is in frames, and, as an image in dB is its own logarithm, comparable between images
     of one dataset only.
     """
@@ -36,7 +36,7 @@ def decay_time(images: torch.Tensor) -> torch.Tensor:
     width = envelope.shape[1]
     frame = torch.arange(width, dtype=torch.float64, device=images.device)
     slope = _weighted_slope(frame, envelope.log(), envelope.square())
-    time_constant = 1.0 / (-slope).clamp(1.0 / (100.0 * width), 100.0)
+    time_constant = 1.0 / (-slope).clamp_min(1.0 / (100.0 * width))
     position = frame / max(width - 1, 1)
     mass = envelope / envelope.sum(dim=1, keepdim=True)
     centroid = mass @ position
@@ -91,4 +91,4 @@ def _weighted_slope(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> t
     x_centred = x - (weight @ x)[:, None] / total
     y_centred = y - (weight * y).sum(dim=1, keepdim=True) / total
     variance = (weight * x_centred.square()).sum(dim=1)
-    return (weight * x_centred * y_centred).sum(dim=1) / variance.clamp_min(1e-12)
+    return (weight * x_centred * y_centred).sum(dim=1) / variance.clamp_min(1e-30)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,29 +129,41 @@ def empty_study_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def write_sweep(
+    root: Path,
+    empty_study_file: Path,
+    trials: Sequence[Made],
+    name: str = "demo",
+    mode: str = "max",
+    metric: str = "val/avg_acc",
+    target: int = 0,
+) -> Ledger:
+    ledger = Ledger(name, root)
+    ledger.trials_directory.mkdir(parents=True)
+    shutil.copy(empty_study_file, ledger.study_file)
+    ledger.space_file.write_text(f"description: Which is best?\nsearch: {{trials: {target or len(trials)}}}\n")
+    direction = "maximize" if mode == "max" else "minimize"
+    study = optuna.create_study(study_name=name, storage=ledger.storage, direction=direction)
+    study.set_user_attr("metric", metric)
+    study.set_user_attr("mode", mode)
+    session = {"started": "2026-01-02T09:00:00+00:00", "command": f"python -m sweeps run {name}", "code": {"commit": "a" * 40}}
+    ledger.write_manifest({"name": name, "seed": 1, "sessions": [session]})
+    for number, made in enumerate(trials):
+        study.add_trial(frozen(made, mode))
+        write_files(ledger, number, made, metric)
+    return ledger
+
+
 @pytest.fixture
 def write_ledger(tmp_path: Path, empty_study_file: Path) -> Write:
     """Write a sweep of the given trials under `tmp_path` and return its ledger."""
+    return partial(write_sweep, tmp_path, empty_study_file)
 
-    def write(
-        trials: Sequence[Made], name: str = "demo", mode: str = "max", metric: str = "val/avg_acc", target: int = 0
-    ) -> Ledger:
-        ledger = Ledger(name, tmp_path)
-        ledger.trials_directory.mkdir(parents=True)
-        shutil.copy(empty_study_file, ledger.study_file)
-        ledger.space_file.write_text(f"description: Which is best?\nsearch: {{trials: {target or len(trials)}}}\n")
-        direction = "maximize" if mode == "max" else "minimize"
-        study = optuna.create_study(study_name=name, storage=ledger.storage, direction=direction)
-        study.set_user_attr("metric", metric)
-        study.set_user_attr("mode", mode)
-        session = {"started": "2026-01-02T09:00:00+00:00", "command": f"python -m sweeps run {name}"}
-        ledger.write_manifest({"name": name, "seed": 1, "sessions": [{**session, "code": {"commit": "a" * 40}}]})
-        for number, made in enumerate(trials):
-            study.add_trial(frozen(made, mode))
-            write_files(ledger, number, made, metric)
-        return ledger
 
-    return write
+@pytest.fixture(scope="session")
+def search_ledger(tmp_path_factory: pytest.TempPathFactory, empty_study_file: Path) -> Ledger:
+    """A search of 60 trials with every verdict in it. Nothing but its report may be written to."""
+    return write_sweep(tmp_path_factory.mktemp("search"), empty_study_file, search(60))
 
 
 @pytest.fixture

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -52,15 +54,15 @@ def built(ledger):
 
 
 def printed(report, width=150):
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=width, record=True, file=io.StringIO())
     print_report(report, console)
     return console.export_text()
 
 
-@pytest.fixture
-def searched(write_ledger, make_search):
+@pytest.fixture(scope="module")
+def searched(search_ledger):
     """The report of a search with every verdict in it."""
-    return built(write_ledger(make_search(36)))
+    return built(search_ledger)
 
 
 def test_the_page_needs_nothing_else(searched):
@@ -235,8 +237,6 @@ def test_results_replace_the_old_ones_whole(write_ledger, made):
 
 def test_analysis_knows_nothing_of_sweeps_but_the_ledger():
     """The package's arrows run one way."""
-    from pathlib import Path
-
     source = Path(figures.__file__).parent
     imported = {
         name

@@ -127,9 +127,9 @@ def test_the_first_rung_is_where_all_trials_can_be_compared(write_ledger, made):
     assert first_rung(read(write_ledger([made((0.5,))], name="unpruned"))) is None
 
 
-def test_importance_finds_what_decides_and_not_what_does_nothing(write_ledger, make_search):
+def test_importance_finds_what_decides_and_not_what_does_nothing(search_ledger):
     """The learning rate decides all trials of the search; batch size and target width do nothing."""
-    found = importances(read(write_ledger(make_search(80))))
+    found = importances(read(search_ledger))
     assert [entry.basis.split(",")[0] for entry in found] == ["complete trials", "all trials that reached epoch 2"]
     for entry in found:
         assert entry.parameters[0].parameter == "model.optimizer.lr"
@@ -138,8 +138,8 @@ def test_importance_finds_what_decides_and_not_what_does_nothing(write_ledger, m
         assert {one.parameter for one in entry.parameters if not one.above_chance} >= {"data.target_width"}
 
 
-def test_importance_drops_no_trial_for_want_of_a_conditional_parameter(write_ledger, make_search):
-    sweep = read(write_ledger(make_search(48)))
+def test_importance_drops_no_trial_for_want_of_a_conditional_parameter(search_ledger):
+    sweep = read(search_ledger)
     complete = importances(sweep)[0]
     active = {one.parameter: one.active for one in complete.parameters}
     assert complete.trials == len(sweep.complete)

@@ -97,7 +97,7 @@ def test_a_resolved_config_gives_the_same_network(small_data):
 
 @pytest.mark.parametrize(
     ("model", "network", "parameters"),
-    [("vimh_mlp", "SimpleMLP", 56_256), ("vimh_sdn", "SimpleDenseNet", 36_688), ("vimh_cnn", "SimpleCNN", 40_848)],
+    [("vimh_mlp", "SimpleMLP", 56_256), ("vimh_sdn", "SimpleDenseNet", 36_688), ("vimh_cnn", "SimpleCNN", 38_448)],
 )
 def test_describe_counts_parameters_and_names_metrics(small_data, model, network, parameters):
     description = describe([*small_data, f"model={model}"])

@@ -69,7 +69,10 @@ def test_every_part_has_its_line(tmp_path: Path) -> None:
         ("1: x\n", "space.yaml:1: a key must be text, found '1'"),
         ("a: [1, 2\nb: 3\n", "space.yaml:2: not valid YAML"),
         ("a: &x 1\nb: *x\n", r"space.yaml:2: not valid YAML: the alias \*x: aliases are not supported"),
-        ("a: !!python/object:os.system {}\n", "space.yaml:1: not valid YAML: the tag tag:yaml.org,2002:python/object:os.system"),
+        (
+            "a: !!python/object:os.system {}\n",
+            "space.yaml:1: not valid YAML: the tag tag:yaml.org,2002:python/object:os.system",
+        ),
         ("", "space.yaml: a mapping is expected at the top, found nothing"),
         ("- a\n", r"space.yaml: a mapping is expected at the top, found the list \['a'\]"),
         ("a: 1\n---\nb: 2\n", "space.yaml:2: not valid YAML"),
@@ -87,13 +90,14 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
         load(path)
 
 
-SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(st.characters(codec="utf-8", exclude_categories=["C"]))
+TEXT = st.text("ab 0.e+-\n\t'\"#:{}[],&*!|>%@`\\é…\x85", max_size=12)
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), TEXT)
+WORDS = st.sampled_from(
+    ["off", "no", "1e-4", "010", "null", "~", "", " x", "a: b", "# c", "1:30", "2026-01-01", "0x1f", ".5", "+1"]
 )
-WORDS = st.sampled_from(["off", "no", "1e-4", "010", "null", "~", "", " x", "a: b", "# c", "1:30", "2026-01-01", "0x1f", ".5", "+1"])
 
 
-@given(st.dictionaries(st.text("abc.", min_size=1), st.recursive(SCALARS | WORDS, lambda inner: st.lists(inner), max_leaves=5)))
+@given(st.dictionaries(st.text("abc.", min_size=1), SCALARS | WORDS | st.lists(SCALARS | WORDS, max_size=4), max_size=4))
 def test_dump_and_load_are_inverse(tmp_path_factory: pytest.TempPathFactory, value: dict[str, Any]) -> None:
     path = tmp_path_factory.mktemp("dump") / "space.yaml"
     path.write_text(dump(value), encoding="utf-8")

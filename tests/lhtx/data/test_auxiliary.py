@@ -42,7 +42,7 @@ def test_centroid_spread_and_ratio() -> None:
     [
         (np.zeros(8), [np.log10(800), 0.5, np.sqrt(np.mean((np.arange(8) / 7 - 0.5) ** 2)), 255e-6]),
         (np.full(8, 0.5), [np.log10(800), 0.5, np.sqrt(np.mean((np.arange(8) / 7 - 0.5) ** 2)), 1.0]),
-        (np.eye(8)[0], [-2.0, 0.0, 0.0, 255.0]),
+        (np.eye(8)[0], [np.log10(140 / 28 / np.log(1e6)), 0.0, 0.0, 255.0]),  # a line from 0 through the floor, 1e-6
     ],
 )
 def test_images_without_a_decay_give_finite_limits(envelope: np.ndarray, expected: list[float]) -> None:

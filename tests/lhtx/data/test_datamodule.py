@@ -1,7 +1,5 @@
 """The datamodule: what a batch holds, how a dataset is split, loaded, streamed, made and refused."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import lightning
@@ -35,7 +33,7 @@ def _all(datamodule: VIMHDataModule, part: str) -> dict[str, torch.Tensor]:
 
 
 def test_a_batch_holds_what_the_records_hold(hand_made) -> None:
-    directory, train, test = hand_made()
+    directory, _, test = hand_made()
     datamodule = _ready(directory, use_random_split=False)
     batch = _all(datamodule, "test")
     assert {key: (value.dtype, tuple(value.shape)) for key, value in batch.items()} == {
@@ -209,16 +207,6 @@ def test_a_missing_dataset_is_made_by_its_recipe(tmp_path: Path) -> None:
     datamodule.prepare_data()
     with pytest.raises(DatasetError, match="made by another recipe: size is 30 there, 31 here"):
         VIMHDataModule(tmp_path / "made", generate=RECIPE | {"size": 31, "vary": recipe["vary"]}).prepare_data()
-
-
-def test_several_processes_make_one_dataset(tmp_path: Path) -> None:
-    code = (
-        "from lhtx.data import VIMHDataModule; "
-        f"d = VIMHDataModule({str(tmp_path / 'made')!r}, generate={RECIPE!r}); d.prepare_data(); d.setup(); print(len(d.split.train))"
-    )
-    processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [process.communicate(timeout=120)[0].strip() for process in processes] == ["17", "17"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".made.lock", "made"]
 
 
 def test_a_missing_dataset_without_a_recipe_names_the_command(tmp_path: Path) -> None:

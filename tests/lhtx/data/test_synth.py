@@ -14,9 +14,9 @@ def test_note_frequency(note: int, hertz: float) -> None:
 
 
 def test_the_sawtooth_starts_at_zero_rises_and_falls_back_in_mid_period() -> None:
-    note = 69 + 12 * np.log2(1000 / 440)  # 1 kHz: 8 samples a period
-    sound = simple_synth(np.array([note]), np.array([127.0]), np.array([9.0]), RATE, 8)[0]
-    assert sound == pytest.approx([0.0, 0.25, 0.5, 0.75, -1.0, -0.75, -0.5, -0.25], abs=1e-6)
+    note = 69 + 12 * np.log2(RATE / 9 / 440)  # 9 samples a period
+    sound = simple_synth(np.array([note]), np.array([127.0]), np.array([9.0]), RATE, 9)[0]
+    assert 9 * sound == pytest.approx([0, 2, 4, 6, 8, -8, -6, -4, -2], abs=1e-6)
 
 
 def test_velocity_scales_and_decay_falls_by_e() -> None:

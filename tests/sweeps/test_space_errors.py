@@ -1,0 +1,230 @@
+"""Bad search spaces: each problem with its file, its line, what was found and what would have been accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sweeps.errors import SpaceError
+from sweeps.space import SearchSpace, load_space
+
+HEAD = """\
+description: A space with one fault.
+trial: [experiment=vimh]
+objective: {metric: val/avg_acc, mode: max}
+space:
+  model: [vimh_mlp, vimh_cnn]
+  lr: {log_uniform: [1.0e-4, 1.0e-1]}
+  size: {choice: [8, 16], when: {model: vimh_cnn}}
+"""
+"""Seven lines: what a case adds begins in line 8."""
+
+ADDED = {
+    "unknown key": ("serach: {}", "8: serach: unknown key. Did you mean search? Accepted: description, extends, trial"),
+    "unknown key within": (
+        "stopping:\n  guard: {patiense: 3}",
+        "9: stopping.guard.patiense: unknown key. Did you mean patience? Accepted: mode, explode_factor, min_peers, patience",
+    ),
+    "section that is no mapping": (
+        "search: tpe",
+        "8: search: a mapping with some of sampler, trials, seed, start_with, sampler_options is expected, found 'tpe'",
+    ),
+    "wrong type": ("search: {trials: many}", "8: search.trials: found 'many': input should be a valid integer"),
+    "a float for an integer": ("search: {trials: 1.5}", "8: search.trials: found 1.5: input should be a valid integer"),
+    "a bool for an integer": ("resources: {cpu: true}", "8: resources.cpu: found true: input should be a valid integer"),
+    "out of bounds": ("search: {trials: 0}", "8: search.trials: found 0: input should be greater than or equal to 1"),
+    "not finite": ("budget: {hours: .inf}", "8: budget.hours: found inf: input should be a finite number"),
+    "unknown option": ("search: {sampler: tpee}", "8: search.sampler: found 'tpee'. Did you mean tpe? Accepted: tpe, random."),
+    "scheduler": (
+        "stopping: {scheduler: asah}",
+        "8: stopping.scheduler: found 'asah'. Did you mean asha? Accepted: fifo, asha.",
+    ),
+    "asha's option under fifo": (
+        "stopping:\n  scheduler: fifo\n  grace_epochs: 3",
+        "10: stopping.grace_epochs: has no effect under fifo: remove it, or set `scheduler: asha`",
+    ),
+    "option of a guard that is off": (
+        "stopping: {guard: {mode: off, patience: 3}}",
+        "8: stopping.guard.patience: has no effect while the guard is off: remove it",
+    ),
+    "share of several GPUs": (
+        "resources: {gpu: 1.5}",
+        "8: resources.gpu: a share of one GPU or a whole number is expected, found 1.5",
+    ),
+    "two distributions": (
+        "  x: {uniform: [0, 1], int: [0, 1]}",
+        "8: space.x: one distribution is expected, found uniform and int. Accepted: choice, uniform",
+    ),
+    "no distribution": ("  x: {step: 1}", "8: space.x: one distribution is expected, found none. Accepted: choice"),
+    "misspelt distribution": (
+        "  x: {log_unifrom: [1, 2]}",
+        "8: space.x.log_unifrom: unknown distribution. Did you mean log_uniform",
+    ),
+    "misspelt option": (
+        "  x: {uniform: [1, 2], setp: 1}",
+        "8: space.x.setp: does not go with uniform. Did you mean step? Accepted: uniform, step, when",
+    ),
+    "fixed value": (
+        "  x: 3",
+        "8: space.x: a list of options or a distribution is expected, found 3; what is fixed belongs under `trial`",
+    ),
+    "single option": ("  x: [3]", "8: space.x: at least two options are expected, found the list [3]"),
+    "reversed range": (
+        "  x:\n    uniform: [1, 0]",
+        "9: space.x.uniform: the range [1.0, 0.0] is reversed: write [0.0, 1.0]",
+    ),
+    "empty range": ("  x: {int: [4, 4]}", "8: space.x.int: the range [4, 4] holds a single value"),
+    "no key": ("  'x y': [1, 2]", "8: space.x y: an override key is expected, such as model, model.optimizer.lr"),
+    "platform key": ("  threads: [1, 2]", "8: space.threads: is set by the platform: set resources.cpu instead"),
+    "platform key with a plus": ("  +ckpt_path: [a, b]", "8: space.+ckpt_path: is set by the platform: an interrupted trial"),
+    "condition on an unknown parameter": (
+        "  x:\n    choice: [1, 2]\n    when: {modle: vimh_cnn}",
+        "10: space.x.when.modle: there is no parameter modle. Did you mean model? Accepted: model, lr, size.",
+    ),
+    "condition on itself": ("  x: {choice: [1, 2], when: {x: 1}}", "8: space.x.when: the conditions go in a circle: x needs x"),
+    "condition on a continuous parameter": (
+        "  x: {choice: [1, 2], when: {lr: 0.01}}",
+        "8: space.x.when.lr: lr is continuous, so it never takes a given value",
+    ),
+    "impossible value in a condition": (
+        "  x: {choice: [1, 2], when: {model: [vimh_cnn, vimh_cn]}}",
+        "8: space.x.when.model: 'vimh_cn' is not among the options. Did you mean vimh_cnn or vimh_mlp? Accepted: vimh_mlp",
+    ),
+    "no value in a condition": (
+        "  x: {choice: [1, 2], when: {model: []}}",
+        "8: space.x.when.model: at least one value is expected",
+    ),
+    "condition that is no mapping": (
+        "  x: {choice: [1, 2], when: vimh_cnn}",
+        "8: space.x.when: a mapping from a parameter to its value or values is expected, found 'vimh_cnn'",
+    ),
+    "cycle of conditions": (
+        "  x: {choice: [1, 2], when: {y: 1}}\n  y: {choice: [1, 2], when: {z: 1}}\n  z: {choice: [1, 2], when: {x: 1}}",
+        "8: space.x.when: the conditions go in a circle: x needs y needs z needs x",
+    ),
+    "conditions that contradict each other": (
+        "  x: {choice: [1, 2], when: {size: 8, model: vimh_mlp}}",
+        "8: space.x.when: is never active: its conditions ask for different values of model",
+    ),
+    "constraint on an unknown parameter": (
+        "constraints:\n  - lr < 1\n  - modle == 'a'",
+        "10: constraints.1: modle is no parameter of this space. Did you mean model? Accepted: lr, model, parameters, size.",
+    ),
+    "constraint that is none": ("constraints: [lr <]", "8: constraints.0: 'lr <' is no expression (invalid syntax)"),
+    "constraints that are no list": (
+        "constraints: lr < 1",
+        "8: constraints: a list of expressions, such as [parameters <= 200_000] is expected, found 'lr < 1'",
+    ),
+    "start with an unknown parameter": (
+        "search: {start_with: [{lr: 0.01}, {modle: x}]}",
+        "8: search.start_with.1.modle: is no parameter of this space. Did you mean model? Accepted: model, lr, size.",
+    ),
+    "start outside a range": ("search: {start_with: [{lr: 1}]}", "8: search.start_with.0.lr: 1.0 lies outside [0.0001, 0.1]"),
+    "start with an inactive parameter": (
+        "search: {start_with: [{model: vimh_mlp, size: 8}]}",
+        "8: search.start_with.0.size: is active only if model is 'vimh_cnn', and this setting has 'vimh_mlp'",
+    ),
+    "more starts than trials": (
+        "search: {trials: 1, start_with: [{lr: 0.01}, {lr: 0.02}]}",
+        "8: search.start_with: 2 settings to start with, but trials is 1",
+    ),
+    "unknown sampler option": (
+        "search: {sampler_options: {n_startup: 3}}",
+        "8: search.sampler_options.n_startup: is no option of tpe. Did you mean n_startup_trials? Accepted: n_startup",
+    ),
+    "option of another sampler": (
+        "search: {sampler: random, sampler_options: {group: true}}",
+        "8: search.sampler_options.group: is no option of random. There is none.",
+    ),
+    "sampler option of another type": (
+        "search: {sampler_options: {n_startup_trials: 2.5}}",
+        "8: search.sampler_options.n_startup_trials: an integer is expected, found 2.5",
+    ),
+    "groups without multivariate": (
+        "search: {sampler_options: {multivariate: false}}",
+        "8: search.sampler_options.multivariate: groups of parameters are sampled together: set `group: false` too",
+    ),
+    "normal without groups": (
+        "  x: {normal: [0, 1]}\nsearch: {sampler_options: {group: false}}",
+        "8: space.x.normal: a normal needs group, which sampler_options turn off",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ADDED)
+def test_one_fault_is_the_one_problem(make_space: Callable[..., SearchSpace], tmp_path: Path, case: str) -> None:
+    added, expected = ADDED[case]
+    with pytest.raises(SpaceError) as refused:
+        make_space(HEAD + added, base=False)
+    assert len(refused.value.problems) == 1, refused.value
+    assert str(refused.value).startswith(f"{tmp_path / 'test.yaml'}:{expected}")
+
+
+REPLACED = {
+    "no description": ("description: A space with one fault.\n", "", ": description: a sentence that says what is asked"),
+    "no objective": ("objective: {metric: val/avg_acc, mode: max}\n", "", ": objective: is missing: {metric: val/avg_acc"),
+    "no mode": (", mode: max", "", ":3: objective.mode: is missing"),
+    "misspelt mode": (
+        "mode: max",
+        "mode: maximum",
+        ":3: objective.mode: found 'maximum'. Did you mean max? Accepted: max, min.",
+    ),
+    "several objectives": (
+        "{metric: val/avg_acc, mode: max}",
+        "[{metric: val/avg_acc, mode: max}]",
+        ":3: objective: one objective is expected, found a list",
+    ),
+    "override that is none": ("experiment=vimh", "experiment", ":2: trial.0: the override 'experiment' cannot be read"),
+    "override that is a sweep": ("experiment=vimh", "'a=1,2'", ":2: trial.0: the override 'a=1,2' lists several values"),
+    "override of another type": ("[experiment=vimh]", "[3]", ":2: trial.0: a list of Hydra overrides, such as"),
+    "trial that is no list": ("[experiment=vimh]", "experiment=vimh", ":2: trial: a list of Hydra overrides, such as"),
+    "platform key": (
+        "experiment=vimh",
+        "trainer.accelerator=gpu",
+        ":2: trial.0: trainer.accelerator is set by the platform: set resources.gpu instead",
+    ),
+    "key that is fixed and searched": (
+        "experiment=vimh",
+        "model=vimh_mlp",
+        ":2: trial.0: model is fixed here and searched in ",
+    ),
+    "key that is fixed twice": ("experiment=vimh", "a=1, a=2", ":2: trial.1: a is set twice: first in "),
+}
+
+
+@pytest.mark.parametrize("case", REPLACED)
+def test_one_replaced_part_is_the_one_problem(make_space: Callable[..., SearchSpace], tmp_path: Path, case: str) -> None:
+    old, new, expected = REPLACED[case]
+    assert old in HEAD
+    with pytest.raises(SpaceError) as refused:
+        make_space(HEAD.replace(old, new), base=False)
+    assert len(refused.value.problems) == 1, refused.value
+    assert str(refused.value).startswith(f"{tmp_path / 'test.yaml'}{expected}")
+
+
+def test_the_space_without_a_fault_is_accepted(make_space: Callable[..., SearchSpace]) -> None:
+    assert list(make_space(HEAD, base=False).parameters) == ["model", "lr", "size"]
+
+
+def test_an_empty_space(make_space: Callable[..., SearchSpace]) -> None:
+    with pytest.raises(SpaceError, match=r"test.yaml:4: space: a mapping from override keys .* found nothing"):
+        make_space(HEAD[: HEAD.index("  model")], base=False)
+
+
+def test_every_problem_is_shown_in_the_order_of_lines(make_space: Callable[..., SearchSpace]) -> None:
+    text = HEAD + "  x: {int: [2, 1]}\n  y: 3\nsearch: {trials: 0, sampler: grid}\nbudgt: {}\n"
+    with pytest.raises(SpaceError) as refused:
+        make_space(text, base=False)
+    lines = [int(problem.where.rpartition(":")[2]) for problem in refused.value.problems]
+    assert lines == [8, 9, 10, 10, 11]
+
+
+def test_a_problem_in_an_extended_file_is_shown_there(tmp_path: Path) -> None:
+    (tmp_path / "_base.yaml").write_text(HEAD + "search: {trials: 0}\n")
+    (tmp_path / "child.yaml").write_text("extends: _base.yaml\nspace:\n  lr: {uniform: [1, 0]}\n")
+    with pytest.raises(SpaceError) as refused:
+        load_space("child", tmp_path)
+    places = sorted(problem.where for problem in refused.value.problems)
+    assert places == [f"{tmp_path / '_base.yaml'}:8", f"{tmp_path / 'child.yaml'}:3"]
