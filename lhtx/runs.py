@@ -36,6 +36,8 @@ def prepare_run(cfg: DictConfig) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     write_atomically(text, output / CONFIG_FILE)
     if cfg.threads is not None:
+        if not isinstance(cfg.threads, int) or cfg.threads < 1:
+            raise ConfigError(f"threads is {cfg.threads!r}, expected 1 or more, or null for torch's own choice")
         torch.set_num_threads(cfg.threads)
     # Filling fresh memory would cost time and only guards against reading what was never written.
     torch.utils.deterministic.fill_uninitialized_memory = False
@@ -66,6 +68,8 @@ def quieten(cfg: DictConfig) -> None:
     # A dataset in memory is indexed by whole batches: worker processes would only slow it down.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    # Nothing here is logged by Lightning's steps.
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
     if cfg.extras.ignore_warnings:
         warnings.simplefilter("ignore")

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from omegaconf import DictConfig
@@ -53,6 +55,8 @@ def train(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> dict[str, floa
     """
     with warnings.catch_warnings():
         quieten(cfg)
+        if not cfg.train and not (cfg.test and cfg.ckpt_path):
+            raise ConfigError("train=false leaves nothing to do: expected test=true and ckpt_path=<the checkpoint to test>")
         cfg = configure(cfg)
         output = prepare_run(cfg)
         datamodule, task = build_datamodule(cfg), build_task(cfg)
@@ -106,6 +110,8 @@ def _check_optimized(cfg: DictConfig, metrics: Mapping[str, float], trainer: Tra
 
 
 def _run(cfg: DictConfig) -> None:
+    if HydraConfig.get().mode == RunMode.MULTIRUN:  # every job has a directory of its own
+        cfg.paths.output_dir = HydraConfig.get().runtime.output_dir
     try:
         metrics = train(cfg)
     except USER_ERRORS as error:

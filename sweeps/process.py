@@ -191,8 +191,10 @@ class _Channel:
 
 
 def _serve(channel: _Channel) -> None:
-    import sweeps.trial  # noqa: F401  what every child shall find imported
+    from sweeps.trial import preload
 
+    if FORK:
+        preload()
     while (assignment := channel.receive()) is not None:
         if not FORK:
             status = _run(channel, assignment)

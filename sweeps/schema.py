@@ -86,7 +86,7 @@ class Resources(_Section):
 class Budget(_Section):
     """When the sweep ends although trials are left."""
 
-    hours: float | None = Field(None, gt=0, description="wall-clock hours of one run of the driver")
+    hours: float | None = Field(None, gt=0, description="wall-clock hours of one run, after which it stops")
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,19 @@ class SweepReport(Checkpoint):
             raise TrialStopped
 
 
+def preload() -> None:
+    """Import what nearly every trial imports late, and let Hydra read its configs once: a forked trial finds both done."""
+    import torch.utils.tensorboard  # noqa: F401
+
+    import lhtx.callbacks
+    import lhtx.data
+    import lhtx.losses
+    import lhtx.nets
+    import lhtx.tasks  # noqa: F401
+
+    compose([])
+
+
 def run_trial(assignment: Assignment, report: ReportFunction) -> dict[str, float]:
     """Train, from the last checkpoint if an earlier attempt left one, and return the final metrics.
 
