@@ -24,8 +24,7 @@ from lhtx.compose import build_datamodule, build_task, compose, configure, insta
 BOUND = 0.05
 WARM_UP = 4  # epochs that are not counted
 NETWORKS = {
-    "CNN, 28x28 pixels": ["model=vimh_cnn", "model.net.conv1_channels=8", "model.net.conv2_channels=20"]
-    + ["model.net.fc_hidden=64"],
+    "CNN, 28x28 pixels": ["model=vimh_cnn", *(f"model.net.{size}" for size in ("conv1_channels=8", "conv2_channels=20"))],
     "MLP, 28x28 pixels": ["model=vimh_mlp"],
 }
 

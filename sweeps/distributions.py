@@ -111,7 +111,8 @@ class Choice(Distribution):
         for option in self.held:
             if option == wanted and isinstance(option, bool) == isinstance(wanted, bool):
                 return option
-        raise ValueError(f"{describe(value)} is not among the options. {suggestions(str(wanted), [str(o) for o in self.held])}")
+        accepted = [value_text(option) for option in self.held]
+        raise ValueError(f"{describe(value)} is not among the options. {suggestions(str(wanted), accepted)}")
 
     def draw(self, rng: random.Random) -> Scalar:
         return rng.choice(self.held)

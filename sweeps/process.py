@@ -57,7 +57,7 @@ class TrialProcess:
         if self._server is None:
             self._buffer = b""
             self._server = subprocess.Popen(
-                [sys.executable, "-m", "sweeps.process"],
+                [sys.executable, "-m", "sweeps.process", "fork" if FORK else "once"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
@@ -91,15 +91,16 @@ class TrialProcess:
 
     def close(self) -> None:
         """End the trial and the server."""
-        if self._server is None:
-            return
-        with contextlib.suppress(ServerLost):
-            self.end()
+        if self._server is not None:
+            with contextlib.suppress(ServerLost):
+                self.end()
         self._leave()
 
     def _leave(self) -> None:
         server, self._server = self._server, None
         self._state, self._child = "idle", None
+        if server is None:
+            return
         server.stdin.close()  # the server leaves when its input ends
         try:
             server.wait(GRACE_SECONDS)
@@ -168,6 +169,7 @@ class _Channel:
         os.dup2(null, 0)
         os.dup2(2, 1)  # a library that prints must not speak into the channel
         os.close(null)
+        self._buffer = b""
 
     def send(self, message: dict[str, Any]) -> None:
         data = json.dumps(message).encode() + b"\n"
@@ -176,13 +178,13 @@ class _Channel:
 
     def receive(self) -> dict[str, Any] | None:
         """The next message, or None when the client is gone."""
-        data = b""
-        while not data.endswith(b"\n"):
+        while b"\n" not in self._buffer:
             part = os.read(self.input, 65536)
             if not part:
                 return None
-            data += part
-        return json.loads(data)
+            self._buffer += part
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return json.loads(line)
 
     def client_is_gone(self) -> bool:
         poll = select.poll()
@@ -190,19 +192,20 @@ class _Channel:
         return any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0))
 
 
-def _serve(channel: _Channel) -> None:
+def _serve(channel: _Channel, fork: bool) -> None:
     from sweeps.trial import preload
 
-    if FORK:
+    if fork:
         preload()
-    while (assignment := channel.receive()) is not None:
-        if not FORK:
-            status = _run(channel, assignment)
-            channel.send({"kind": "exit", "status": status})
+    while (message := channel.receive()) is not None:
+        if "number" not in message:
+            continue  # the answer to a report of a child that was killed before it could read it
+        if not fork:
+            channel.send({"kind": "exit", "status": _run(channel, message)})
             return
         child = os.fork()
         if child == 0:
-            os._exit(_child(channel, assignment))
+            os._exit(_child(channel, message))
         channel.send({"kind": "exit", "status": _wait(child, channel)})
 
 
@@ -258,4 +261,4 @@ def _run(channel: _Channel, message: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    _serve(_Channel())
+    _serve(_Channel(), fork=sys.argv[1] == "fork")

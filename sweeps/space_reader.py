@@ -49,6 +49,9 @@ class _Reader:
     def __init__(self, document: Document) -> None:
         self.document = document
         self.raw: dict[str, Any] = document.value
+        space = self.raw.get("space")
+        self.entries: dict[str, Any] = space if isinstance(space, dict) else {}
+        """What stands under `space`, sound or not."""
         self.problems: list[Problem] = []
 
     def read(self, name: str) -> SearchSpace:
@@ -64,7 +67,7 @@ class _Reader:
         parameters = self.parameters()
         self.check_trial(trial, parameters)
         for index, text in enumerate(constraints):
-            self.attempt(("constraints", index), compile_constraint, text, tuple(self.raw.get("space") or ()))
+            self.attempt(("constraints", index), compile_constraint, text, tuple(self.entries))
         search = self.search(parameters)
         stopping = self.stopping()
         resources = self.section(Resources, "resources")
@@ -163,7 +166,7 @@ class _Reader:
 
     def check_trial(self, trial: list[str], parameters: Mapping[str, Parameter]) -> None:
         seen: dict[str, int] = {}
-        searched = {key.lstrip("+"): key for key in self.raw["space"]} if isinstance(self.raw.get("space"), dict) else {}
+        searched = {key.lstrip("+"): key for key in self.entries}
         for index, text in enumerate(trial):
             path = ("trial", index)
             if self.attempt(path, parse, text) is None:
@@ -181,21 +184,19 @@ class _Reader:
     # Parameters
 
     def parameters(self) -> dict[str, Parameter]:
-        raw = self.raw.get("space")
-        if not isinstance(raw, dict) or not raw:
-            self.problem(("space",), f"a mapping from override keys to what to search is expected, found {describe(raw)}")
+        if not self.entries:
+            given = describe(self.raw.get("space"))
+            self.problem(("space",), f"a mapping from override keys to what to search is expected, found {given}")
             return {}
         found: dict[str, Distribution] = {}
-        for key, entry in raw.items():
+        for key, entry in self.entries.items():
             if not _KEY.fullmatch(key):
                 self.problem(("space", key), "an override key is expected, such as model, model.optimizer.lr or +model.new_key")
             elif key.lstrip("+") in PLATFORM_KEYS:
                 self.problem(("space", key), f"is set by the platform: {PLATFORM_KEYS[key.lstrip('+')]}")
             elif distribution := self.distribution(key, entry):
                 found[key] = distribution
-        parameters = {
-            key: Parameter(key, distribution, self.conditions(key, raw, found)) for key, distribution in found.items()
-        }
+        parameters = {key: Parameter(key, distribution, self.conditions(key, found)) for key, distribution in found.items()}
         return self.ordered(parameters)
 
     def distribution(self, key: str, entry: Any) -> Distribution | None:
@@ -225,10 +226,8 @@ class _Reader:
             self.problem((*path, name), f"does not go with {kind}. {suggestions(name, accepted)}")
         return self.attempt((*path, kind), parse_distribution, entry, kind) if not unknown else None
 
-    def conditions(
-        self, key: str, raw: Mapping[str, Any], found: Mapping[str, Distribution]
-    ) -> tuple[tuple[str, tuple[Scalar, ...]], ...]:
-        entry = raw[key]
+    def conditions(self, key: str, found: Mapping[str, Distribution]) -> tuple[tuple[str, tuple[Scalar, ...]], ...]:
+        entry = self.entries[key]
         if not isinstance(entry, dict) or "when" not in entry:
             return ()
         path = ("space", key, "when")
@@ -239,8 +238,8 @@ class _Reader:
         conditions = []
         for other, wanted in when.items():
             here = (*path, other)
-            if other not in raw:
-                others = [name for name in raw if name != key]
+            if other not in self.entries:
+                others = [name for name in self.entries if name != key]
                 self.problem(here, f"there is no parameter {other}. {suggestions(other, others)}")
             elif other in found and not found[other].finite:
                 self.problem(here, f"{other} is continuous, so it never takes a given value: give it a step, or choose another")
@@ -292,7 +291,7 @@ class _Reader:
             given = {}
             for key, value in start.items():
                 if key not in parameters:
-                    if key not in (self.raw.get("space") or {}):
+                    if key not in self.entries:
                         self.problem((*path, key), f"is no parameter of this space. {suggestions(key, list(parameters))}")
                     continue
                 for held in self.canonical((*path, key), parameters[key].distribution, [value]):

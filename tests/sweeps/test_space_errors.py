@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sweeps.errors import SpaceError
+from sweeps.located_yaml import Document
 from sweeps.space import SearchSpace, load_space
+from sweeps.space_reader import read_space
 
 HEAD = """\
 description: A space with one fault.
@@ -228,3 +234,54 @@ def test_a_problem_in_an_extended_file_is_shown_there(tmp_path: Path) -> None:
         load_space("child", tmp_path)
     places = sorted(problem.where for problem in refused.value.problems)
     assert places == [f"{tmp_path / '_base.yaml'}:8", f"{tmp_path / 'child.yaml'}:3"]
+
+
+SOUND: dict[str, Any] = {
+    "description": "x",
+    "trial": ["a=1"],
+    "objective": {"metric": "m", "mode": "min"},
+    "space": {
+        "model": ["a", "b"],
+        "lr": {"log_uniform": [0.1, 1.0]},
+        "n": {"int": [0, 8], "step": 2, "when": {"model": "a"}},
+        "d": {"normal": [0, 1], "clip": [-1, 1], "when": {"n": [2, 4], "model": "a"}},
+        "p": {"power_of_two": [1, 8]},
+    },
+    "constraints": ["lr < p or parameters > 3"],
+    "search": {"sampler": "tpe", "trials": 3, "start_with": [{"n": 2, "model": "a"}], "sampler_options": {"group": True}},
+    "stopping": {"scheduler": "asha", "grace_epochs": 2, "guard": {"mode": "act", "patience": 2}},
+    "resources": {"cpu": 1, "gpu": 0.5},
+    "budget": {"hours": 1.0},
+}
+
+
+def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    steps = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(deeper for key, inner in steps for deeper in paths(inner, (*path, key)))]
+
+
+NUMBERS = [0, -1, 3, 0.5, float("nan"), float("inf"), True]
+TEXTS = ["", "a", "lr", "model", "x y", "1=2"]
+LISTS = [[], [[]], [1], [{}], ["a", "b"], [0, 1]]
+MAPPINGS = [{}, {"a": 1}, {"choice": [1, 2]}, {"when": {"lr": 1}}, {"uniform": [0, 1], "step": {}}, {"model": "a"}, {"n": None}]
+JUNK = st.sampled_from([None, *NUMBERS, *TEXTS, *LISTS, *MAPPINGS])
+
+
+@given(st.lists(st.tuples(st.sampled_from(paths(SOUND)[1:]), JUNK), min_size=1, max_size=3))
+def test_whatever_stands_in_a_space_it_is_read_or_refused(changes: list[tuple[tuple[Any, ...], Any]]) -> None:
+    """Never an exception of another kind: no type, no missing part and no combination may get past the checks."""
+    changed = copy.deepcopy(SOUND)
+    for path, junk in changes:
+        at = changed
+        for step in path[:-1]:
+            if not isinstance(at, dict | list) or (step not in at if isinstance(at, dict) else step >= len(at)):
+                break
+            at = at[step]
+        else:
+            if isinstance(at, dict) or (isinstance(at, list) and isinstance(path[-1], int) and path[-1] < len(at)):
+                at[path[-1]] = copy.deepcopy(junk)
+    try:
+        space = read_space(Document(Path("space.yaml"), changed), "space")
+    except SpaceError:
+        return
+    assert set(space.parameters) == set(changed["space"])

@@ -1,0 +1,210 @@
+"""Processes for trials: clean forks of a warm server, whose end, however sudden, takes nothing else down."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from sweeps.process import ServerLost, TrialProcess
+
+
+@pytest.fixture(scope="module")
+def process():
+    process = TrialProcess(threads=1)
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def assignment(tmp_path, vimh_dataset):
+    """A function: directory's name and more overrides → a trial that trains a tiny network on tiny data."""
+
+    def make(name="trial", *overrides, epochs=3):
+        directory = tmp_path / name
+        directory.mkdir(exist_ok=True)
+        chosen = [
+            "model=vimh_mlp",
+            f"data.data_dir='{vimh_dataset}'",
+            "data.generate=null",
+            "logger=none",
+            "trainer.accelerator=cpu",
+            "threads=1",
+            f"trainer.max_epochs={epochs}",
+            *overrides,
+        ]
+        return {"number": 0, "overrides": chosen, "directory": str(directory)}
+
+    return make
+
+
+def messages_until_the_end(process):
+    messages = [process.next()]
+    while messages[-1]["kind"] == "report":
+        messages.append(process.next())
+    return messages
+
+
+def alive(pid):
+    """Whether `pid` runs (a zombie does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def test_a_trial_reports_each_epoch_and_finishes(process, assignment):
+    message = assignment()
+    process.start(message)
+    *reports, last = messages_until_the_end(process)
+    assert [(report["epoch"], report["max_epochs"]) for report in reports] == [(1, 3), (2, 3), (3, 3)]
+    assert {"val/avg_acc", "train/loss", "grad/evidence"} <= reports[0]["metrics"].keys()
+    assert reports[0]["parameters"] > 1000
+    assert last["kind"] == "finished"
+    assert "test/avg_acc" in last["metrics"]
+    assert 0 < reports[0]["seconds"] < reports[2]["seconds"] < last["seconds"]
+    assert "trial 0 begins" in (Path(message["directory"]) / "stdout.log").read_text()
+
+
+def test_a_trial_cannot_see_the_trial_before_it(process, assignment):
+    """Whatever ran before on the same server, the same overrides give the same bits."""
+    metrics = []
+    for index, before in enumerate([["seed=5", "model=vimh_cnn", "trainer.precision=bf16-mixed"], ["seed=99"]]):
+        process.start(assignment(f"before{index}", *before, epochs=1))
+        assert messages_until_the_end(process)[-1]["kind"] == "finished"
+        process.start(assignment(f"same{index}", "seed=7"))
+        *_, last = messages_until_the_end(process)
+        metrics.append(json.dumps(last["metrics"], sort_keys=True))
+    assert metrics[0] == metrics[1]
+
+
+def test_a_trial_that_is_told_to_stop_leaves_its_checkpoint_and_goes_on_from_it(process, assignment):
+    message = assignment(epochs=4)
+    process.start(message)
+    first = [process.next(), process.next()]
+    process.end()
+    directory = Path(message["directory"])
+    assert (directory / "checkpoints" / "last.ckpt").exists()
+    assert not (directory / "metrics.json").exists()
+    process.start(message)
+    *rest, last = messages_until_the_end(process)
+    assert [report["epoch"] for report in first + rest] == [1, 2, 3, 4]
+    straight = assignment("straight", epochs=4)
+    process.start(straight)
+    *_, uninterrupted = messages_until_the_end(process)
+    assert json.dumps(last["metrics"]) == json.dumps(uninterrupted["metrics"])
+
+
+def test_a_trial_that_raises_fails_with_its_traceback_and_the_next_one_runs(process, assignment):
+    message = assignment("raises", "trainer.max_epochs=-7")
+    process.start(message)
+    failed = messages_until_the_end(process)[-1]
+    assert failed["kind"] == "failed"
+    assert "max_epochs" in failed["error"]
+    assert "Traceback" in (Path(message["directory"]) / "error.txt").read_text()
+    process.start(assignment("next", epochs=1))
+    assert messages_until_the_end(process)[-1]["kind"] == "finished"
+
+
+def test_a_trial_that_is_killed_says_so_and_the_next_one_runs(process, assignment):
+    process.start(assignment("killed", epochs=500))
+    process.next()
+    os.kill(process._child, signal.SIGKILL)
+    assert messages_until_the_end(process)[-1] == {
+        "kind": "failed",
+        "error": "killed by SIGKILL: by hand, or by the system when memory ran out",
+    }
+    process.start(assignment("next", epochs=1))
+    assert messages_until_the_end(process)[-1]["kind"] == "finished"
+
+
+def test_ending_within_an_epoch_kills_at_once(process, assignment):
+    process.start(assignment("long", epochs=500))
+    process.next()
+    process._answer(go_on=True)  # it trains now, and nobody waits for its report
+    child = process._child
+    start = time.monotonic()
+    process.end()
+    assert time.monotonic() - start < 5
+    assert not alive(child)
+
+
+def test_a_server_that_is_lost_is_an_error_and_a_new_one_is_started(assignment):
+    process = TrialProcess(threads=1)
+    try:
+        process.start(assignment("lost", epochs=500))
+        process.next()
+        child, server = process._child, process._server.pid
+        os.kill(server, signal.SIGKILL)
+        with pytest.raises(ServerLost, match="exit status -9"):
+            messages_until_the_end(process)
+        wait_until(lambda: not alive(child))
+        process.start(assignment("after", epochs=1))
+        assert messages_until_the_end(process)[-1]["kind"] == "finished"
+    finally:
+        process.close()
+    assert not alive(server)
+
+
+def test_when_the_client_is_killed_nothing_is_left_running(assignment):
+    message = assignment("orphan", epochs=5000)
+    code = textwrap.dedent(
+        f"""
+        from sweeps.process import TrialProcess
+        process = TrialProcess(threads=1)
+        process.start({message!r})
+        process.next()
+        print(process._server.pid, process._child, flush=True)
+        while True:
+            process.next()
+        """
+    )
+    client = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    server, child = map(int, client.stdout.readline().split())
+    assert alive(server)
+    assert alive(child)
+    client.kill()
+    client.wait()
+    client.stdout.close()
+    wait_until(lambda: not alive(server) and not alive(child))
+
+
+def test_without_fork_each_trial_has_a_server_of_its_own(assignment, monkeypatch):
+    """As on macOS: the same messages, another process each."""
+    monkeypatch.setattr("sweeps.process.FORK", False)
+    process = TrialProcess(threads=1)
+    pids = []
+    try:
+        for name in ("one", "two"):
+            process.start(assignment(name, epochs=1))
+            assert process.next()["kind"] == "report"
+            pids.append(process._child)
+            assert process._child == process._server.pid
+            assert process.next()["kind"] == "finished"
+    finally:
+        process.close()
+    assert pids[0] != pids[1]
+
+
+def test_an_answer_that_a_killed_trial_never_read_does_not_confuse_the_next(process, assignment):
+    process.start(assignment("killed", epochs=500))
+    process.next()
+    os.kill(process._child, signal.SIGKILL)
+    process._answer(go_on=True)
+    assert process.next()["kind"] == "failed"
+    process.start(assignment("next", epochs=1))
+    assert messages_until_the_end(process)[-1]["kind"] == "finished"
