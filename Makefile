@@ -7,6 +7,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 RUNS ?= runs
+AS :=
 ARGS ?=
 
 # $(call need,VARIABLE,example): stop with a hint if a variable is missing.

@@ -112,17 +112,17 @@ def importances(found: Importances) -> Table:
 
 
 def options(sweep: Sweep, found: list[Option]) -> Table:
-    """The choices, one row an option. The early median is there where trials were pruned."""
+    """The choices, one row an option. The last column, the median of all that reached the first rung, is there where trials were pruned."""
     rung = first_rung(sweep)
-    early = [f"median at epoch {rung}"] if rung else []
-    headers = ["choice", "option", "trials", "complete", "pruned", "failed", "best", "median", *early]
-    rows, last = [], None
+    early = [f"at epoch {rung}"] if rung else []
+    names = short_names([option.parameter for option in found])
+    headers = ["choice", "trials", "complete", "pruned", "failed", "best", "median", *early]
+    rows = []
     for option in found:
         counts = [str(count) for count in (option.trials, option.complete, option.pruned, option.failed)]
         values = [text(option.best), text(option.median), *([text(option.early_median)] if rung else [])]
-        rows.append([option.parameter if option.parameter != last else "", str(option.option), *counts, *values])
-        last = option.parameter
-    return Table(headers, rows, set(range(2, len(headers))))
+        rows.append([f"{names[option.parameter]}={option.option}", *counts, *values])
+    return Table(headers, rows, set(range(1, len(headers))))
 
 
 def shadow(sweep: Sweep, found: GuardResult) -> Table:

@@ -14,6 +14,8 @@ from analysis.report import IMPORTANCE_NOTE, Report
 from analysis.tables import Table
 
 FAILURES = 5
+SHORT = 24
+"""A column of cells no longer than this many characters is not folded, however narrow the terminal."""
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -95,9 +97,15 @@ def _fitted(table: Table, console: Console) -> list[RichTable]:
 
 
 def _rich(table: Table) -> RichTable:
-    drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for index, header in enumerate(table.headers):
-        drawn.add_column(Text(header), justify="right" if index in table.numeric else "left", overflow="fold")
+        longest = max((len(row[index]) for row in table.rows), default=0)
+        drawn.add_column(
+            Text(header),
+            justify="right" if index in table.numeric else "left",
+            overflow="fold",
+            min_width=longest if longest <= SHORT else None,
+        )
     for index, row in enumerate(table.rows):
         drawn.add_row(*(Text(cell) for cell in row), style="bold" if index == table.marked else "")
     return drawn

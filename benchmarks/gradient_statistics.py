@@ -5,7 +5,7 @@ medians of the epochs are compared: processor time on the CPU, which a busy mach
 The bound is 5 % of a step on the CNN. The MLP, whose step is far shorter, shows what a share consists of: most of it is
 writing an epoch's values to TensorBoard.
 
-    python benchmarks/gradient_statistics.py [--epochs 80] [--batch-size 64] [--accelerator cpu] [--threads 1]
+    python -m benchmarks.gradient_statistics [--epochs 80] [--batch-size 64] [--accelerator cpu] [--threads 1]
 """
 
 import argparse
@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import Callback
 
 from lhtx.callbacks import GradientStatistics
 from lhtx.compose import build_datamodule, build_task, compose, configure, instantiate
+from lhtx.runs import quieten
 
 BOUND = 0.05
 WARM_UP = 4  # epochs that are not counted
@@ -84,6 +85,7 @@ def measure(network: list[str], arguments: argparse.Namespace, directory: str) -
             ]
         )
     )
+    quieten(cfg)
     task = build_task(cfg)
     timed = EveryOther(instantiate(cfg, "callbacks.gradient_statistics"))
     trainer = instantiate(cfg, "trainer", callbacks=[timed], logger=[instantiate(cfg, "logger.tensorboard")])

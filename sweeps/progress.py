@@ -6,6 +6,7 @@ A live panel in a terminal, one line a finished trial elsewhere. It reads the sw
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -88,18 +89,4 @@ class Progress:
         if ended < self._concurrency:
             return speed
         left = (self._study.target - self._study.ended.total()) * elapsed / ended
-        return f"{speed} · about {duration(left)} left"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them.
-
-    >>> duration(42), duration(150), duration(7300)
-    ('42 s', '2 min 30 s', '2 h 1 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+        return f"{speed} · about {timedelta(seconds=round(left))} left"

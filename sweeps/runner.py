@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 from rich.console import Console
@@ -21,7 +22,7 @@ from rich.console import Console
 from sweeps import manifest, resources
 from sweeps.errors import LedgerError, SweepError
 from sweeps.ledger import Ledger, write_atomically
-from sweeps.progress import Progress, duration
+from sweeps.progress import Progress
 from sweeps.space import SearchSpace, dump, load_space
 from sweeps.study import SweepStudy, create_study
 
@@ -218,7 +219,7 @@ def _conclude(study: SweepStudy, reason: str | None, seconds: float, console: Co
     console.print(
         f"{name}: {ended.total()} of {study.target} trials ended "
         f"({ended['finished']} finished, {ended['spent']} spent, {ended['outranked']} pruned, {ended['broken']} broken, "
-        f"{ended['failed']} failed) in {duration(seconds)}"
+        f"{ended['failed']} failed) in {timedelta(seconds=round(seconds))}"
     )
     if study.best:
         number, value = study.best

@@ -188,8 +188,9 @@ class _Validator:
             self.problem(path, str(error))
             return None
         metric = self.space.objective.metric
-        if metric not in description.metrics:
-            self.problem(("objective", "metric"), f"no trial logs {metric!r}. {suggestions(metric, description.metrics)}")
+        rankable = [name for name in description.metrics if not name.startswith("test/")]  # those come after the last epoch
+        if metric not in rankable:
+            self.problem(("objective", "metric"), f"no trial logs {metric!r} after an epoch. {suggestions(metric, rankable)}")
         return description
 
     def drawn(self, samples: int) -> dict[str, list[int]]:

@@ -139,9 +139,12 @@ def generate(recipe: Recipe, directory: Path) -> bool:
     holds anything else than this recipe's dataset.
     """
     directory = Path(directory)
+    if directory.exists():  # then it is complete; no lock, so that a read-only place will do
+        check_recipe(recipe, directory)
+        return False
     directory.parent.mkdir(parents=True, exist_ok=True)
     with dataset_lock(directory):
-        if directory.exists():
+        if directory.exists():  # another process made it while this one waited
             check_recipe(recipe, directory)
             return False
         info = _describe(recipe)

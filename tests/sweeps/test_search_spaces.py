@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+import sweeps.validation
 from sweeps.distributions import KINDS, Normal, Range
 from sweeps.hydra_overrides import key_of
 from sweeps.schema import (
@@ -31,7 +32,8 @@ PAGE = (DIRECTORY / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", space_names(DIRECTORY))
-def test_a_shipped_space_is_sound(name: str, vimh_dataset: Path) -> None:
+def test_a_shipped_space_is_sound(name: str, vimh_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps.validation, "DRAWS_TO_COMPOSE", 15)
     space = load_space(name, DIRECTORY)
     assert space.description.endswith("?"), "a sweep asks a question"
     on_small_data = replace(space, trial=(*space.trial, f"data.data_dir={vimh_dataset}", "data.generate=null"))
