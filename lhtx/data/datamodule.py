@@ -21,12 +21,15 @@ from lhtx.data.spec import DataSpec, HeadSpec
 from lhtx.data.splits import Split, check_fractions, coverage_split, file_split, random_split
 from lhtx.errors import ConfigError, DatasetError
 
+STANDARDISE_ON = 4096
+"""How many images of the train split the mean and the deviation are taken over: enough for both to three digits."""
+
 
 class VIMHDataModule(LightningDataModule):
     """Feeds a VIMH dataset to a network, a batch at a time.
 
-    A batch is a dict, on the device after `on_after_batch_transfer`: `image` float32 (B, C, H, W) in [0, 1]; `index` int64
-    (B, heads), the class of every head in the order of `spec.heads`; `value` float32 (B, heads), the same parameter as a
+    A batch is a dict, on the device after `on_after_batch_transfer`: `image` float32 (B, C, H, W), standardised or
+    in [0, 1]; `index` int64 (B, heads), the class of every head in the order of `spec.heads`; `value` float32 (B, heads), the same parameter as a
     regression target in [0, 1]; and, if there are any, `auxiliary` float32 (B, F), standardised on the train split.
 
     Args:
@@ -35,6 +38,7 @@ class VIMHDataModule(LightningDataModule):
         target_width: width σ of soft targets in class steps; carried to the task in `spec`, nothing here depends on it.
         heads: the parameters to predict, in that order; None is every varying parameter.
         channel_selection: names or shell patterns of the channels to use; None is all.
+        standardise: give every channel mean 0 and standard deviation 1 over the train split; False leaves [0, 1].
         auxiliary_features: names of `lhtx.data.auxiliary.FEATURES`.
         train_val_test_split: three fractions of the train file (`use_random_split`).
         split_seed: the seed of every split.
@@ -57,6 +61,7 @@ class VIMHDataModule(LightningDataModule):
         target_width: float = 0.0,
         heads: Sequence[str] | None = None,
         channel_selection: Sequence[str] | None = None,
+        standardise: bool = True,
         auxiliary_features: Sequence[str] = (),
         train_val_test_split: Sequence[float] = (0.7, 0.2, 0.1),
         split_seed: int = 42,
@@ -90,6 +95,7 @@ class VIMHDataModule(LightningDataModule):
         self.target_width = float(target_width)
         self.heads = None if heads is None else list(heads)
         self.channel_selection = channel_selection if isinstance(channel_selection, str | None) else list(channel_selection)
+        self.standardise = standardise
         self.auxiliary_features = list(auxiliary_features)
         self.train_val_test_split = tuple(train_val_test_split)
         self.split_seed = split_seed
@@ -103,6 +109,7 @@ class VIMHDataModule(LightningDataModule):
         self.seed = seed
         self.split: Split | None = None
         self._batches: Batches | None = None
+        self._mean, self._scale = torch.zeros(1), torch.full((1,), 1 / LEVELS)
 
     def prepare_data(self) -> None:
         """Make the dataset if it is missing and a recipe was given; refuse to go on without one, or with another's."""
@@ -147,6 +154,10 @@ class VIMHDataModule(LightningDataModule):
             features = auxiliary.compute(self.auxiliary_features, chunks)
             columns["auxiliary"] = auxiliary.standardise(features, torch.from_numpy(self.split.train))
         self._batches = Batches(columns)
+        if self.standardise:
+            some = torch.from_numpy(self.split.train[:STANDARDISE_ON]).sort().values
+            deviation, self._mean = torch.std_mean(self._batches[some]["image"].float(), dim=(0, 2, 3), keepdim=True, correction=0)
+            self._scale = torch.where(deviation > 0, 1 / deviation, 1.0)
 
     def train_dataloader(self) -> DataLoader:
         """Batches of the train split, in an order that `seed` and the epoch decide."""
@@ -161,8 +172,10 @@ class VIMHDataModule(LightningDataModule):
         return self._loader(lambda split: split.test)
 
     def on_after_batch_transfer(self, batch: dict[str, torch.Tensor], dataloader_idx: int) -> dict[str, torch.Tensor]:
-        """Bytes to numbers, on the device: `image` becomes float32 in [0, 1]."""
-        return {**batch, "image": batch["image"].float().div_(LEVELS)}
+        """Bytes to numbers, on the device: `image` becomes float32."""
+        image = batch["image"]
+        self._mean, self._scale = self._mean.to(image.device), self._scale.to(image.device)
+        return {**batch, "image": image.float().sub_(self._mean).mul_(self._scale)}
 
     def _ready(self) -> Batches:
         if self._batches is None:
