@@ -112,7 +112,7 @@ def importances(found: Importances) -> Table:
 
 
 def options(sweep: Sweep, found: list[Option]) -> Table:
-    """The choices, one row an option. The last column, the median of all that reached the first rung, is there where trials were pruned."""
+    """The choices, one row an option. Where trials were pruned, the last column is the median of all at the first rung."""
     rung = first_rung(sweep)
     early = [f"at epoch {rung}"] if rung else []
     names = short_names([option.parameter for option in found])

@@ -57,7 +57,7 @@ class GuardOptions(_Section):
     mode: Literal["act", "shadow", "off"] = Field("act", description="end trials, or only note what it would have done")
     explode_factor: float = Field(100.0, gt=1, description="broken: gradient norm above so many times its peers' median")
     min_peers: int = Field(5, ge=1, description="… once so many other trials have been at that epoch")
-    patience: int = Field(3, ge=1, description="spent: for so many epochs the gradient could not be told from noise")
+    patience: int = Field(5, ge=1, description="spent: for so many epochs the gradient could not be told from noise")
     min_gain: float = Field(0.001, gt=0, description="… and the objective gained less than this in them, in its own unit")
 
 
@@ -139,5 +139,9 @@ PLATFORM_KEYS: dict[str, str] = {
     "threads": "set resources.cpu instead",
     "trainer.accelerator": "set resources.gpu instead",
     "trainer.devices": "set resources.gpu instead",
+    "trainer.enable_progress_bar": "trials report to the sweep's own display",
+    "trainer.enable_model_summary": "the report tells every network's size",
+    "optimized_metric": "set objective.metric instead",
+    "optimized_mode": "set objective.mode instead",
 }
 """Config keys that the platform sets for every trial, and what to do instead of setting them in a space."""

@@ -20,7 +20,7 @@ from sweeps import resources
 from sweeps.errors import LedgerError, SpaceError
 from sweeps.ledger import History, Ledger, read_history, write_atomically
 from sweeps.samplers import NormalPriors
-from sweeps.space import SearchSpace, complete_start, overrides, sample, suggest, violated
+from sweeps.space import SearchSpace, complete_start, override, overrides, sample, suggest, violated
 from sweeps.stopping import Guard, Report, SuccessiveHalving, Verdict, not_finite
 
 MAX_REJECTIONS = 1000
@@ -307,8 +307,14 @@ class SweepStudy:
 
 
 def assemble(space: SearchSpace, parameters: Mapping[str, Any], number: int) -> list[str]:
-    """All the overrides of trial `number`: the space's own, the parameters, the resources, and a seed if none is given."""
-    chosen = [*overrides(space, parameters), *resources.overrides(space.resources)]
+    """All the overrides of trial `number`: the space's own, the parameters, what the platform sets (the objective that picks
+    the best checkpoint, the resources), and a seed if the space gives none."""
+    chosen = [
+        *overrides(space, parameters),
+        override("optimized_metric", space.objective.metric),
+        override("optimized_mode", space.objective.mode),
+        *resources.overrides(space.resources),
+    ]
     return chosen if space.fixed_seed(parameters) is not None else [*chosen, f"seed={trial_seed(space.search.seed, number)}"]
 
 

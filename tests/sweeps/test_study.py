@@ -65,6 +65,8 @@ def test_a_trial_is_its_overrides_with_resources_and_a_seed_of_its_own(make_ledg
         assert chosen[number] == [
             "experiment=vimh",
             f"model.optimizer.lr={rates[number]!r}",
+            "optimized_metric=val/avg_acc",
+            "optimized_mode=max",
             "threads=2",
             "trainer.accelerator=cpu",
             "trainer.devices=1",
