@@ -93,7 +93,7 @@ format: $(STAMP) ## Mend style
 
 .PHONY: bench
 bench: $(STAMP) ## Measure every performance claim (some minutes)
-	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(PY) $$script; done
+	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(PY) -m benchmarks.$$(basename $$script .py); done
 
 .PHONY: clean
 clean: ## Remove caches (never data, runs or .venv)

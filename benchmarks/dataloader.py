@@ -1,7 +1,7 @@
 """Training throughput of the in-memory datamodule against ordinary per-sample DataLoaders, under the same Trainer.
 
-    python benchmarks/dataloader.py            # two minutes on one core
-    python benchmarks/dataloader.py --help
+    python -m benchmarks.dataloader            # two minutes on one core
+    python -m benchmarks.dataloader --help
 
 Every feed trains the same network on the same samples with the same soft targets (width 1, as `experiment=vimh` has), on
 the CPU. The feeds take turns, so that a busy machine slows all of them; the table gives medians over the rounds.
@@ -162,7 +162,7 @@ def main() -> None:
     """Measure and print one row for each network and batch size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=3000, help="training samples an epoch (3000)")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 256], help="(64 256)")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 128, 256], help="(64 128 256)")
     parser.add_argument("--rounds", type=int, default=3, help="turns that every feed takes (3)")
     parser.add_argument("--epochs", type=int, default=2, help="timed epochs a turn (2)")
     parser.add_argument("--threads", type=int, default=1, help="of torch (1)")
