@@ -59,8 +59,10 @@ def run(space_name: str, name: str | None, root: Path, console: Console) -> int:
     if ledger.directory.exists():
         raise LedgerError(f"{ledger.directory} exists and holds no sweep: move it away, or choose another name with AS=….")
     _check(space, console)
-    create_ledger(ledger, space)
-    return _drive(ledger, space, console)
+    with _ray() as cluster:
+        resources.concurrency(space.resources, cluster)
+        create_ledger(ledger, space)
+        return _drive(ledger, space, console)
 
 
 def resume(name: str, root: Path, console: Console) -> int:
@@ -153,11 +155,14 @@ def network_size(overrides: list[str]) -> int:
 
 @contextmanager
 def _ray() -> Iterator[dict[str, float]]:
-    """A Ray that is running (the one RAY_ADDRESS names, or a new one on this machine); yields what it has to give."""
+    """A Ray that is running (this process's, the one RAY_ADDRESS names, or a new one here); yields what it has to give."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
 
+    if ray.is_initialized():
+        yield ray.cluster_resources()
+        return
     if address := os.environ.get("RAY_ADDRESS"):
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     else:

@@ -1,0 +1,162 @@
+"""The command line's answers to bad input, each before anything is started or written; and the small parts around a run."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+
+import pytest
+from rich.console import Console
+
+from sweeps import cli, debug, manifest, resources, runner
+from sweeps.errors import LedgerError, ResourceError, SweepError
+from sweeps.ledger import Ledger
+from sweeps.progress import Progress
+from sweeps.schema import Resources
+from sweeps.study import SweepStudy
+
+
+def refused(arguments, capsys, monkeypatch) -> str:
+    """What `python -m sweeps ARGUMENTS` says when it refuses, on one line."""
+    monkeypatch.setattr(sys, "argv", ["sweeps", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_a_misspelt_space_lists_the_near_ones(capsys, monkeypatch):
+    message = refused(["run", "quickstrat"], capsys, monkeypatch)
+    assert message.startswith("error: There is no search space 'quickstrat'. Did you mean quickstart?")
+
+
+def test_a_misspelt_sweep_lists_the_near_ones(capsys, monkeypatch, make_ledger):
+    ledger = make_ledger(name="mine")
+    for command in (["resume", "mien"], ["extend", "mien", "--trials", "+1"], ["debug", "mien", "--trial", "0"]):
+        message = refused([*command, "--runs", ledger.root], capsys, monkeypatch)
+        assert "There is no sweep 'mien'" in message
+        assert "Did you mean mine?" in message
+
+
+def test_an_existing_directory_is_never_overwritten(make_ledger, make_space, tmp_path):
+    ledger = make_ledger(name="mine")
+    before = sorted(path.name for path in ledger.directory.iterdir())
+    with pytest.raises(LedgerError, match="a sweep is never overwritten"):
+        runner.run(str(tmp_path / "mine.yaml"), None, ledger.root, Console())
+    assert sorted(path.name for path in ledger.directory.iterdir()) == before
+    (ledger.root / "stranger").mkdir()
+    with pytest.raises(LedgerError, match="exists and holds no sweep"):
+        runner.run(str(tmp_path / "mine.yaml"), "stranger", ledger.root, Console())
+
+
+def test_a_place_that_cannot_be_written_is_named(make_space, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LedgerError, match="file/ cannot be written"):
+        runner.create_ledger(Ledger("mine", tmp_path / "file"), make_space())
+
+
+def test_a_ledger_is_there_whole_or_not_at_all(make_space, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "create_study", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        runner.create_ledger(Ledger("mine", tmp_path / "runs"), make_space())
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("trials", "message"),
+    [("many", "expected +N for N more, or N for N in all"), ("20", "has 20 trials already"), ("+0", "has 20 trials already")],
+)
+def test_extend_asks_for_more(make_ledger, trials, message):
+    ledger = make_ledger()
+    with pytest.raises(SweepError, match=re.escape(message)):
+        runner.extend("test", trials, ledger.root, Console())
+    assert ledger.space().search.trials == 20
+
+
+def test_debug_names_the_trials_that_there_are(make_ledger):
+    ledger = make_ledger("constraints: [model.optimizer.lr < 0.003]\n")
+    study = SweepStudy(ledger, ledger.space(), lambda overrides: 0)
+    ran = [study.propose()["number"] for _ in range(8)]
+    rejected = next(number for number in range(max(ran)) if number not in ran)
+    with pytest.raises(SweepError, match=f"Trial {rejected} of the sweep 'test' was never run"):
+        debug.recorded_overrides(ledger, rejected)
+    with pytest.raises(
+        SweepError, match=f"Trial 99 of the sweep 'test' does not exist. Trials that ran: {ran[0]} to {ran[-1]}"
+    ):
+        debug.recorded_overrides(ledger, 99)
+    assert debug.recorded_overrides(ledger, ran[0])[0] == "experiment=vimh"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_debug_drops_into_the_debugger_when_the_terminal_is_one(make_space, tmp_path, monkeypatch, terminal):
+    make_space(name="mine")
+    seen = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sweeps.trial.run_trial", lambda assignment, report: 1 / 0)
+    monkeypatch.setattr("pdb.post_mortem", lambda trace: seen.append(trace.tb_next.tb_frame.f_code.co_name))
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: terminal, raising=False)
+    assert debug.debug(str(tmp_path / "mine.yaml"), None, ["seed=3"], tmp_path / "runs", Console(file=io.StringIO())) == 1
+    assert seen == ["<lambda>"] * terminal
+
+
+def test_resources_become_the_overrides_that_hold_a_trial_to_them():
+    assert resources.overrides(Resources(cpu=2)) == ["threads=2", "trainer.accelerator=cpu", "trainer.devices=1"]
+    assert resources.overrides(Resources(gpu=0.25)) == ["threads=1", "trainer.accelerator=gpu", "trainer.devices=1"]
+    assert resources.overrides(Resources(gpu=2))[-1] == "trainer.devices=2"
+
+
+def test_as_many_trials_at_a_time_as_fit():
+    assert resources.concurrency(Resources(cpu=1), {"CPU": 2.0}) == 2
+    assert resources.concurrency(Resources(cpu=3), {"CPU": 8.0}) == 2
+    assert resources.concurrency(Resources(cpu=1, gpu=0.25), {"CPU": 16.0, "GPU": 1.0}) == 4
+    with pytest.raises(ResourceError, match="a trial asks for 64 CPU, and this cluster has 2"):
+        resources.concurrency(Resources(cpu=64), {"CPU": 2.0})
+    with pytest.raises(ResourceError, match="asks for 1 GPU, and this cluster has 0"):
+        resources.concurrency(Resources(gpu=1), {"CPU": 2.0})
+
+
+def test_a_manifest_tells_where_a_sweep_came_from():
+    session = manifest.session(["python", "-m", "sweeps", "run", "two words"])
+    assert session["command"] == "python -m sweeps run 'two words'"
+    assert session["versions"]["torch"].startswith("2.13.0")
+    assert session["machine"]["cpus"] >= 1
+    assert len(session["code"]["lock_sha256"]) == 64
+    assert json.loads(json.dumps(session)) == session
+
+
+def test_without_a_terminal_each_end_is_a_line(make_ledger):
+    ledger = make_ledger("search: {trials: 4}\nstopping: {scheduler: fifo}\n")
+    study = SweepStudy(ledger, ledger.space(), lambda overrides: 0)
+    console = Console(file=io.StringIO(), width=200, force_terminal=False)
+    with Progress(study, console, concurrency=1) as progress:
+        study.propose()
+        message = {"epoch": 1, "max_epochs": 1, "parameters": 1, "seconds": 1.0, "metrics": {"val/avg_acc": 0.25}}
+        study.report(0, message)
+        study.finish(0, {"metrics": {}, "seconds": 2.0})
+        progress.update()
+        study.propose()
+        study.fail(1, {"error": "ValueError: [red]no[/]\nmore"})
+        progress.update()
+    first, second = console.file.getvalue().splitlines()
+    assert first.startswith("[1/4] trial 0 finished: ran all its 1 epochs · best val/avg_acc 0.25 (trial 0) · ")
+    assert first.endswith(" left")
+    assert second.startswith("[2/4] trial 1 failed: ValueError: [red]no[/] · best")
+
+
+def test_in_a_terminal_a_panel_counts_and_only_failures_are_lines(make_ledger):
+    ledger = make_ledger("search: {trials: 4}\nstopping: {scheduler: fifo}\n")
+    study = SweepStudy(ledger, ledger.space(), lambda overrides: 0)
+    console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
+    study.propose()
+    study.propose()
+    study.fail(0, {"error": "ValueError: no"})
+    with Progress(study, console, concurrency=1) as progress:
+        progress.update()
+    shown = console.file.getvalue()
+    assert all(
+        part in shown for part in ("1/4 trials", "0 finished", "0 pruned", "1 failed", "1 running", "running: 1 (epoch 0)")
+    )
+    assert "[1/4] trial 0 failed: ValueError: no" in shown
