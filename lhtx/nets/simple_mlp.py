@@ -23,6 +23,8 @@ class SimpleMLP(nn.Module):
     """
 
     auxiliary_input_size = 0
+    normalisation: type[nn.Module] = nn.Identity
+    """What stands between each Linear and its ReLU, built from the layer's width."""
 
     def __init__(
         self,
@@ -35,13 +37,17 @@ class SimpleMLP(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        require_sizes("SimpleMLP", input_size=input_size, lin1_size=lin1_size, lin2_size=lin2_size, lin3_size=lin3_size)
-        require_dropout("SimpleMLP", dropout)
+        name = type(self).__name__
+        require_sizes(name, input_size=input_size, lin1_size=lin1_size, lin2_size=lin2_size, lin3_size=lin3_size)
+        require_dropout(name, dropout)
         self.input_size = input_size
         self.dropout = dropout
         self.lin1 = nn.Linear(input_size, lin1_size)
+        self.norm1 = self.normalisation(lin1_size)
         self.lin2 = nn.Linear(lin1_size, lin2_size)
+        self.norm2 = self.normalisation(lin2_size)
         self.lin3 = nn.Linear(lin2_size, lin3_size)
+        self.norm3 = self.normalisation(lin3_size)
         self.heads = Heads(lin3_size, heads, head_kind)
 
     def forward(self, image: Tensor, auxiliary: Tensor | None = None) -> Tensor | dict[str, Tensor]:
@@ -50,11 +56,11 @@ class SimpleMLP(nn.Module):
         Raises:
             ValueError: for images of another size, or auxiliary features.
         """
-        require_features("SimpleMLP", image, self.input_size)
-        require_auxiliary("SimpleMLP", auxiliary, self.auxiliary_input_size)
+        require_features(type(self).__name__, image, self.input_size)
+        require_auxiliary(type(self).__name__, auxiliary, self.auxiliary_input_size)
         features = image.flatten(1)
-        for layer in (self.lin1, self.lin2, self.lin3):
-            features = F.relu(layer(features))
+        for layer, norm in ((self.lin1, self.norm1), (self.lin2, self.norm2), (self.lin3, self.norm3)):
+            features = F.relu(norm(layer(features)))
             if self.dropout:
                 features = F.dropout(features, self.dropout, self.training)
         return self.heads(features)

@@ -68,7 +68,9 @@ def test_regression_heads_give_one_number_between_0_and_1(network):
         assert output.std() > 0
 
 
-@pytest.mark.parametrize(("network", "kinds"), [(SimpleMLP, {nn.Linear}), (SimpleDenseNet, {nn.Linear, nn.BatchNorm1d})])
+@pytest.mark.parametrize(
+    ("network", "kinds"), [(SimpleMLP, {nn.Linear, nn.Identity}), (SimpleDenseNet, {nn.Linear, nn.BatchNorm1d})]
+)
 def test_dense_networks_differ_in_batch_normalisation_alone(network, kinds):
     built = network()
     assert {type(module) for name, module in built.named_modules() if name.startswith(("lin", "norm"))} == kinds
