@@ -206,7 +206,8 @@ class SweepStudy:
         trial_id = self._ids[number]
         if number not in self._offsets:
             # The first word of this attempt: an earlier one may have left epochs, and the seconds that they took.
-            rows = [row for row in read_history(self.ledger.trial(number).history) if row["epoch"] < epoch]
+            before = epoch + message["repeated"]
+            rows = [row for row in read_history(self.ledger.trial(number).history) if row["epoch"] < before]
             self._offsets[number] = rows[-1]["seconds"] if rows else 0.0
             self._storage.set_trial_user_attr(trial_id, "parameters", message["parameters"])
             self._storage.set_trial_user_attr(trial_id, "max_epochs", message["max_epochs"])

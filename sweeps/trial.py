@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ class Assignment:
 class EpochReport:
     """One epoch of a trial.
 
-    `epoch` counts from 1, `seconds` from the trial's (last) start, `parameters` is the network's size.
+    `epoch` counts from 1, `seconds` from the trial's (last) start, `parameters` is the network's size. A trial that continues
+    says first, `repeated`, what its checkpoint holds.
     """
 
     epoch: int
@@ -51,6 +52,7 @@ class EpochReport:
     parameters: int
     seconds: float
     metrics: dict[str, float]
+    repeated: bool = False
 
     def as_message(self) -> dict[str, Any]:
         return {"kind": "report", **asdict(self)}
@@ -60,8 +62,9 @@ class SweepReport(Checkpoint):
     """Reports after each epoch that validated, and ends the trial when the answer is False.
 
     It is a `Checkpoint` because Lightning calls those after the module has logged its epoch, in the order in which they
-    stand: before the one that writes `last.ckpt`. A trial killed between the two reports that epoch again when it
-    continues, with the same values; the other way round the epoch would be missing.
+    stand: before the one that writes `last.ckpt`. A report can get lost in two ways, and neither leaves a gap: a trial killed
+    before the checkpoint trains that epoch again, to the same values; if the sweep was interrupted before it had heard the
+    report, but the checkpoint was written, the trial continues by saying again what the checkpoint holds.
     """
 
     def __init__(self, report: ReportFunction) -> None:
@@ -69,6 +72,17 @@ class SweepReport(Checkpoint):
         self._start = time.monotonic()
         self._validated = False
         self._stopped = False
+        self._last: EpochReport | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self._last) if self._last else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._last = EpochReport(**state_dict) if state_dict else None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._last and not self._report(replace(self._last, seconds=0.0, repeated=True)):
+            raise TrialStopped
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validated = not trainer.sanity_checking
@@ -77,15 +91,14 @@ class SweepReport(Checkpoint):
         if not self._validated:
             return
         self._validated = False
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        epoch = EpochReport(
+        self._last = EpochReport(
             epoch=trainer.current_epoch + 1,
             max_epochs=trainer.max_epochs,
             parameters=sum(parameter.numel() for parameter in pl_module.parameters()),
             seconds=time.monotonic() - self._start,
-            metrics=metrics,
+            metrics={name: float(value) for name, value in trainer.callback_metrics.items()},
         )
-        if not self._report(epoch):
+        if not self._report(self._last):
             self._stopped = trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -134,7 +134,7 @@ def test_without_a_terminal_each_end_is_a_line(make_ledger):
     with Progress(study, console, concurrency=1) as progress:
         study.propose()
         message = {"epoch": 1, "max_epochs": 1, "parameters": 1, "seconds": 1.0, "metrics": {"val/avg_acc": 0.25}}
-        study.report(0, message)
+        study.report(0, {**message, "repeated": False})
         study.finish(0, {"metrics": {}, "seconds": 2.0})
         progress.update()
         study.propose()

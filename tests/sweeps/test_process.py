@@ -102,7 +102,9 @@ def test_a_trial_that_is_told_to_stop_leaves_its_checkpoint_and_goes_on_from_it(
     assert not (directory / "metrics.json").exists()
     process.start(message)
     *rest, last = messages_until_the_end(process)
-    assert [report["epoch"] for report in first + rest] == [1, 2, 3, 4]
+    assert [report["epoch"] for report in first + rest] == [1, 2, 2, 3, 4]
+    assert [report["repeated"] for report in first + rest] == [False, False, True, False, False]
+    assert json.dumps(rest[0]["metrics"]) == json.dumps(first[1]["metrics"])
     straight = assignment("straight", epochs=4)
     process.start(straight)
     *_, uninterrupted = messages_until_the_end(process)

@@ -24,10 +24,10 @@ def open_study(ledger, network_size=no_size):
     return SweepStudy(ledger, ledger.space(), network_size)
 
 
-def report(study, number, epoch, value, max_epochs=3, seconds=1.0, **metrics):
+def report(study, number, epoch, value, max_epochs=3, seconds=1.0, repeated=False, **metrics):
     metrics = {"val/avg_acc": value, "train/loss": 1.0, **{key.replace("__", "/"): cell for key, cell in metrics.items()}}
     message = {"epoch": epoch, "max_epochs": max_epochs, "parameters": 1234, "seconds": seconds * epoch, "metrics": metrics}
-    return study.report(number, message)
+    return study.report(number, {**message, "repeated": repeated})
 
 
 def finish(study, number, values):
@@ -152,7 +152,7 @@ def test_an_objective_that_was_not_logged_fails_the_trial_and_lists_what_was(mak
     study = open_study(make_ledger(FIFO))
     study.propose()
     message = {"epoch": 1, "max_epochs": 2, "parameters": 1, "seconds": 1, "metrics": {"val/loss": 1.0, "train/loss": 2.0}}
-    verdict = study.report(0, message)
+    verdict = study.report(0, {**message, "repeated": False})
     assert verdict.verdict == "failed"
     assert verdict.reason == "val/avg_acc was not logged; these were: train/loss, val/loss"
 
@@ -189,6 +189,23 @@ def test_after_a_kill_interrupted_trials_go_on_under_their_numbers_and_ended_one
     trial = stored(ledger)[1]
     assert (trial.value, trial.intermediate_values) == (0.6, {1: 0.4, 2: 0.6, 3: 0.5})
     assert trial.user_attrs["seconds"] == 6.0
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_what_a_checkpoint_repeats_fills_a_gap_and_changes_nothing_otherwise(make_ledger, heard):
+    ledger = make_ledger(FIFO)
+    study = open_study(ledger)
+    study.propose()
+    report(study, 0, 1, 0.4, seconds=2.0)
+    if heard:
+        report(study, 0, 2, 0.6, seconds=2.0)
+    resumed = open_study(ledger)
+    resumed.propose()
+    report(resumed, 0, 2, 0.6, seconds=0.0, repeated=True)
+    report(resumed, 0, 3, 0.5, seconds=1.0)
+    rows = [(row["epoch"], row["val/avg_acc"], row["seconds"]) for row in read_history(ledger.trial(0).history)]
+    assert rows == ([(1, 0.4, 2.0), (2, 0.6, 4.0), (3, 0.5, 7.0)] if heard else [(1, 0.4, 2.0), (2, 0.6, 2.0), (3, 0.5, 5.0)])
+    assert stored(ledger)[0].intermediate_values == {1: 0.4, 2: 0.6, 3: 0.5}
 
 
 def test_halving_remembers_across_a_kill(make_ledger):
