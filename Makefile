@@ -31,7 +31,7 @@ $(STAMP): requirements.lock
 sweep: $(STAMP) ## Run a sweep and report: NAME=quickstart [AS=other-name]
 	$(call need,NAME,NAME=quickstart)
 	$(PY) -m sweeps run $(NAME) --runs $(RUNS) $(if $(AS),--as $(AS)) $(ARGS)
-	$(PY) -m analysis report $(or $(AS),$(basename $(notdir $(NAME)))) --root $(RUNS)
+	$(PY) -m analysis report $(or $(AS),$(patsubst %.yaml,%,$(notdir $(NAME)))) --root $(RUNS)
 
 .PHONY: resume
 resume: $(STAMP) ## Go on with a sweep that was interrupted or killed: NAME=…

@@ -16,6 +16,7 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from omegaconf import DictConfig
 
+from lhtx.callbacks.logged_metrics import KEY as LOGGED_METRICS
 from lhtx.checkpoints import check_weights, load_checkpoint, load_weights
 from lhtx.compose import CONFIGS, build_datamodule, build_task, check_monitored, compose, configure, metric_names
 from lhtx.config_errors import near
@@ -62,10 +63,13 @@ def train(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> dict[str, floa
         datamodule, task = build_datamodule(cfg), build_task(cfg)
         check_monitored(cfg, metric_names(cfg, task))
         trainer = build_trainer(cfg, callbacks)
-        if cfg.ckpt_path:
-            check_weights(load_checkpoint(cfg.ckpt_path)["state_dict"], task, cfg.ckpt_path)
-        log_hyperparameters(cfg, task, trainer.loggers)
         metrics: dict[str, float] = {}
+        if cfg.ckpt_path:
+            checkpoint = load_checkpoint(cfg.ckpt_path)
+            check_weights(checkpoint["state_dict"], task, cfg.ckpt_path)
+            if cfg.train:  # there may be no epoch left to log them again
+                metrics.update(checkpoint.get(LOGGED_METRICS, {}))
+        log_hyperparameters(cfg, task, trainer.loggers)
         weights = cfg.ckpt_path
         if cfg.train:
             _fit(trainer, task, datamodule, cfg.ckpt_path)

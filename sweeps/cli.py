@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from lhtx.errors import CheckpointError, ConfigError, DatasetError
 from sweeps.errors import SweepError
@@ -70,7 +71,7 @@ def validate(
     from sweeps.validation import validate as check
 
     space = load_space(name)
-    console.print(f"[bold]{space.name}[/]: {space.description}")
+    console.print(Text.assemble((space.name, "bold"), f": {space.description}"))
     console.print(render(check(space, samples=samples)))
 
 
@@ -92,13 +93,5 @@ def main() -> None:
     try:
         app()
     except USER_ERRORS as error:
-        Console(stderr=True, highlight=False).print(f"[red]error[/]: {_escape(str(error))}", soft_wrap=True)
+        Console(stderr=True, highlight=False).print(Text.assemble(("error", "red"), f": {error}"), soft_wrap=True)
         sys.exit(EXIT_REFUSED)
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -28,7 +28,8 @@ def recorded_overrides(ledger: Ledger, number: int) -> list[str]:
     trials = {trial.number: trial for trial in ledger.study().get_trials(deepcopy=False)}
     ran = sorted(number for number, trial in trials.items() if "overrides" in trial.user_attrs)
     if number not in ran:
-        why = f"was never run ({trials[number].user_attrs['verdict']['reason']})" if number in trials else "does not exist"
+        verdict = trials[number].user_attrs.get("verdict", {"reason": "it waits for its turn"}) if number in trials else None
+        why = f"was never run ({verdict['reason']})" if verdict else "does not exist"
         known = f"{ran[0]} to {ran[-1]}" if ran else "none"
         raise SweepError(f"Trial {number} of the sweep {ledger.name!r} {why}. Trials that ran: {known}.")
     return trials[number].user_attrs["overrides"]

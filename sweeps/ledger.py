@@ -9,9 +9,10 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -89,7 +90,8 @@ class TrialFiles:
 @dataclass
 class History:
     """A trial's `history.csv`: a row an epoch, `epoch` (from 1), `seconds` (since the trial began), every metric that it
-    logged, and `verdict` (empty but for the epoch that ended the trial, or would have in shadow mode).
+    logged, and `verdict` with its reason (empty but for the trial's last epoch, and where a guard in shadow mode would have
+    ended it).
 
     Rows are appended in one write each. A trial that continues from a checkpoint reports some epochs again: rows from the
     first such epoch on are replaced.
@@ -119,6 +121,13 @@ class History:
         with self.path.open("ab") as file:
             file.write(self._csv([row]).encode())
         self.last_epoch = epoch
+
+    def conclude(self, verdict: str) -> None:
+        """Write the trial's verdict into its last row, if there is a row and no verdict stands there."""
+        rows = read_history(self.path)
+        if rows and not rows[-1]["verdict"]:
+            rows[-1]["verdict"] = verdict
+            write_atomically(self.path, self._csv(rows, header=True))
 
     def _csv(self, rows: list[dict[str, Any]], header: bool = False) -> str:
         text = io.StringIO()
@@ -158,8 +167,8 @@ class Ledger:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", Path(self.root))
-        if not self.name or self.name in {".", ".."} or "/" in self.name or self.name.startswith("."):
-            raise LedgerError(f"A sweep cannot be named {self.name!r}: give a plain name without '/' that starts with no dot.")
+        if not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise LedgerError(f"A sweep cannot be named {self.name!r}: use letters, digits, '_', '-' and '.'.")
 
     @property
     def directory(self) -> Path:
@@ -271,7 +280,7 @@ class Ledger:
         """The search space as it was when the sweep began, with what `extend` has changed since."""
         from sweeps.space import load_space
 
-        return load_space(self.require().space_file)
+        return replace(load_space(self.require().space_file), name=self.name)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

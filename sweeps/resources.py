@@ -14,8 +14,8 @@ from sweeps.schema import Resources
 
 def overrides(resources: Resources) -> list[str]:
     """The overrides that hold a trial to its resources: a share of a GPU is still one device."""
-    accelerator, devices = ("gpu", max(1, int(resources.gpu))) if resources.gpu else ("cpu", 1)
-    settings = {"threads": resources.cpu, "trainer.accelerator": accelerator, "trainer.devices": devices}
+    accelerator = "gpu" if resources.gpu else "cpu"
+    settings = {"threads": resources.cpu, "trainer.accelerator": accelerator, "trainer.devices": 1}
     return [override(key, value) for key, value in settings.items()]
 
 
@@ -32,4 +32,4 @@ def concurrency(resources: Resources, cluster: Mapping[str, float]) -> int:
                 f"resources: a trial asks for {amount:g} {name}, and this cluster has {cluster.get(name, 0.0):g}. Ask for "
                 "less in the search space, or run where there is more."
             )
-    return int(min(cluster[name] // amount for name, amount in wanted.items() if amount))
+    return min(int(cluster[name] / amount + 1e-9) for name, amount in wanted.items() if amount)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import shutil
 import signal
 import tempfile
@@ -18,13 +19,14 @@ from datetime import timedelta
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from sweeps import manifest, resources
 from sweeps.errors import LedgerError, SweepError
-from sweeps.ledger import Ledger, write_atomically
+from sweeps.ledger import DEFAULT_ROOT, Ledger, write_atomically
 from sweeps.progress import Progress
 from sweeps.space import SearchSpace, dump, load_space
-from sweeps.study import SweepStudy, create_study
+from sweeps.study import End, SweepStudy, create_study
 
 EXIT_DONE, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 130
 LOST_ACTOR_RETRIES = 3
@@ -52,9 +54,9 @@ def run(space_name: str, name: str | None, root: Path, console: Console) -> int:
     ledger = Ledger(name or space.name, root)
     if ledger.exists():
         raise LedgerError(
-            f"{ledger.directory}/ exists: a sweep is never overwritten. Continue it with `make resume NAME={ledger.name}`, "
-            f"give it more trials with `make extend NAME={ledger.name} TRIALS=+10`, or run this one under another name: "
-            f"`make sweep NAME={space.name} AS={ledger.name}2`."
+            f"{ledger.directory}/ exists: a sweep is never overwritten. Continue it with `{_make('resume', ledger)}`, "
+            f"give it more trials with `{_make('extend', ledger)} TRIALS=+10`, or run this one under another name: "
+            f"`make sweep NAME={space_name} AS={ledger.name}2{_runs(ledger)}`."
         )
     if ledger.directory.exists():
         raise LedgerError(f"{ledger.directory} exists and holds no sweep: move it away, or choose another name with AS=….")
@@ -63,6 +65,15 @@ def run(space_name: str, name: str | None, root: Path, console: Console) -> int:
         resources.concurrency(space.resources, cluster)
         create_ledger(ledger, space)
         return _drive(ledger, space, console)
+
+
+def _make(target: str, ledger: Ledger) -> str:
+    """The command that does `target` with this sweep."""
+    return f"make {target} NAME={ledger.name}{_runs(ledger)}"
+
+
+def _runs(ledger: Ledger) -> str:
+    return "" if ledger.root == DEFAULT_ROOT else f" RUNS={shlex.quote(str(ledger.root))}"
 
 
 def resume(name: str, root: Path, console: Console) -> int:
@@ -94,7 +105,7 @@ def _check(space: SearchSpace, console: Console) -> None:
     from sweeps.validation import render, validate
 
     start = time.monotonic()
-    console.print(f"[bold]{space.name}[/]: {space.description}")
+    console.print(Text.assemble((space.name, "bold"), f": {space.description}"))
     console.print(render(validate(space)))
     console.print(f"checked in {time.monotonic() - start:.1f} s", style="dim")
 
@@ -129,21 +140,22 @@ def _drive(ledger: Ledger, space: SearchSpace, console: Console) -> int:
         ledger.write_manifest({**record, "sessions": [*record["sessions"], manifest.session(manifest.command_line())]})
         study = SweepStudy(ledger, space, network_size)
         if study.complete:
-            console.print(
-                f"{ledger.name}: all {study.target} trials have ended; more: `make extend NAME={ledger.name} TRIALS=+10`."
-            )
+            console.print(f"{ledger.name}: all {study.target} trials have ended; more: {_make('extend', ledger)} TRIALS=+10")
             return EXIT_DONE
-        if study.waiting:
-            console.print(f"{study.waiting} interrupted trials go on from their last checkpoints.")
+        if study.interrupted:
+            console.print(f"{study.interrupted} interrupted trials go on from their last checkpoints.")
         start = time.monotonic()
-        with _ray() as cluster:
-            concurrency = resources.concurrency(space.resources, cluster)
-            console.print(
-                f"{study.target - study.ended.total()} trials to run, {min(concurrency, study.target)} at a time, "
-                f"with {space.resources.cpu} CPU{f' and {space.resources.gpu:g} GPU' if space.resources.gpu else ''} each"
-            )
-            reason = _tune(study, space, console, concurrency)
-        return _conclude(study, reason, time.monotonic() - start, console)
+        try:
+            with _ray() as cluster:
+                concurrency = resources.concurrency(space.resources, cluster)
+                console.print(
+                    f"{study.target - study.ended.total()} trials to run, {min(concurrency, study.target)} at a time, "
+                    f"with {space.resources.cpu} CPU{f' and {space.resources.gpu:g} GPU' if space.resources.gpu else ''} each"
+                )
+                end = _tune(study, space, console, concurrency)
+        except KeyboardInterrupt:  # before Tune listens, or a second time
+            end = End.INTERRUPTED
+        return _conclude(study, end, time.monotonic() - start, console)
 
 
 def network_size(overrides: list[str]) -> int:
@@ -180,7 +192,7 @@ def _ray() -> Iterator[dict[str, float]]:
         ray.shutdown()
 
 
-def _tune(study: SweepStudy, space: SearchSpace, console: Console, concurrency: int) -> str | None:
+def _tune(study: SweepStudy, space: SearchSpace, console: Console, concurrency: int) -> End | None:
     """Let Tune run until the study has enough; why it stopped early, or None."""
     from ray import tune
 
@@ -200,7 +212,7 @@ def _tune(study: SweepStudy, space: SearchSpace, console: Console, concurrency: 
                 search_alg=searcher,
                 scheduler=StudyScheduler(study),
                 stop=stopper,
-                callbacks=[ProgressCallback(progress.update)],
+                callbacks=[ProgressCallback(study, progress.update)],
                 num_samples=-1,
                 resources_per_trial={"cpu": space.resources.cpu, "gpu": space.resources.gpu},
                 reuse_actors=True,
@@ -215,34 +227,39 @@ def _tune(study: SweepStudy, space: SearchSpace, console: Console, concurrency: 
         for number, handler in handlers.items():
             signal.signal(number, handler)
         shutil.rmtree(scratch, ignore_errors=True)
-    return stopper.reason
+    if searcher.error is not None:
+        raise searcher.error
+    return stopper.end
 
 
-def _conclude(study: SweepStudy, reason: str | None, seconds: float, console: Console) -> int:
-    """Say how the sweep stands; the exit status."""
-    ended, name = study.ended, study.ledger.name
+def _conclude(study: SweepStudy, end: End | None, seconds: float, console: Console) -> int:
+    """Say how the sweep stands and what comes next; the exit status."""
+    ended, ledger, budget = study.ended, study.ledger, study.space.budget.hours
     console.print(
-        f"{name}: {ended.total()} of {study.target} trials ended "
+        f"{ledger.name}: {ended.total()} of {study.target} trials ended "
         f"({ended['finished']} finished, {ended['spent']} spent, {ended['outranked']} pruned, {ended['broken']} broken, "
-        f"{ended['failed']} failed) in {timedelta(seconds=round(seconds))}"
+        f"{ended['failed']} failed) in {timedelta(seconds=round(seconds))}",
+        soft_wrap=True,
     )
     if study.best:
         number, value = study.best
-        console.print(
-            f"best {study.space.objective.metric} {value:.4g}: trial {number}, {study.ledger.trial(number).directory}"
-        )
-    if study.complete:
+        console.print(f"best {study.space.objective.metric} {value:.4g}: trial {number}, {ledger.trial(number).directory}")
+    if study.complete and study.best:
         return EXIT_DONE
-    unfinished = len(study.running) + study.waiting
-    console.print(f"[red]stopped[/]: {reason}", soft_wrap=True, markup=True)
-    if reason == "interrupted":
-        console.print(f"{unfinished} running trials kept their last checkpoints. Go on with: make resume NAME={name}")
+    unfinished = len(study.running) + study.interrupted
+    go_on = f"{unfinished} unfinished trials kept their last checkpoints. Go on with: {_make('resume', ledger)}"
+    if end is End.INTERRUPTED:
+        console.print(f"interrupted. {go_on}", soft_wrap=True)
         return EXIT_INTERRUPTED
+    if end is End.BUDGET:
+        console.print(f"the budget of {budget:g} hours is spent. {go_on}", soft_wrap=True)
+        return EXIT_DONE
     if study.hopeless:
-        failed = [path for path in study.ledger.trials_directory.glob("*/error.txt")]
-        if failed:
-            console.print(f"the first traceback: {min(failed)}")
-        console.print(f"try one trial alone: make debug NAME={study.space.name}")
+        console.print(Text.assemble(("stopped", "red"), f": the first trials all ended for one reason: {study.hopeless}"))
+        if failed := sorted(ledger.trials_directory.glob("*/error.txt")):
+            number = int(failed[0].parent.name)
+            console.print(f"the first traceback: {failed[0]}; that trial alone: {_make('debug', ledger)} TRIAL={number}")
+        console.print(f"once it is mended: {_make('resume', ledger)}", soft_wrap=True)
     else:
-        console.print(f"go on with: make resume NAME={name}")
+        console.print(Text("no trial came to a value", style="red"))
     return EXIT_STOPPED

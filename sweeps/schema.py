@@ -80,7 +80,7 @@ class Resources(_Section):
     """What one trial gets, and holds while it runs."""
 
     cpu: int = Field(1, ge=1, description="cores; a trial uses as many threads")
-    gpu: float = Field(0.0, ge=0, description="GPUs: a share of one below 1, else a whole number")
+    gpu: float = Field(0.0, ge=0, le=1, description="the share of one GPU; a trial runs on one device")
 
 
 class Budget(_Section):

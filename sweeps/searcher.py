@@ -6,6 +6,7 @@ Ray's own experiment state is disposable: none of these keeps anything that the 
 from __future__ import annotations
 
 import json
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from sweeps.errors import SweepError
-from sweeps.study import SweepStudy
+from sweeps.study import End, SweepStudy
 
 PAYLOAD = "payload"
 """The key of a Tune result under which a trial's message stands, as JSON: Tune flattens and copies what it can see into."""
@@ -71,46 +72,49 @@ class StudyScheduler(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """The actor or its node is lost. A trial whose status is ERROR by now is one that Tune starts again: it goes on."""
-        if trial.status != Trial.ERROR:
+        number = trial.config["number"]
+        if trial.status == Trial.ERROR:
+            self._study.lost(number)
+        else:
             lines = (trial.error_msg or "no message").strip().splitlines()
-            self._study.fail(trial.config["number"], {"error": f"its process was lost too often: {lines[-1]}"})
+            self._study.fail(number, {"error": f"its process was lost too often: {lines[-1]}"})
 
 
 class SweepStopper(Stopper):
-    """Ends the whole sweep: hopeless, out of time, or out of proposals."""
+    """Ends the whole sweep: interrupted, hopeless, out of time, or with an error of the searcher's."""
 
     def __init__(self, study: SweepStudy, searcher: StudySearcher, hours: float | None) -> None:
         self._study, self._searcher = study, searcher
-        self._hours = hours
-        self._deadline = None if hours is None else time.monotonic() + 3600 * hours
-        self.reason: str | None = None
-        self.interrupted = False
+        self._deadline = math.inf if hours is None else time.monotonic() + 3600 * hours
+        self.end: End | None = None
 
     def interrupt(self, signal_number: int, frame: object) -> None:
         """A signal handler: the first Ctrl-C (or SIGTERM) ends the sweep cleanly, a second one at once."""
-        self.interrupted = True
+        self.end = End.INTERRUPTED
         signal.signal(signal_number, signal.default_int_handler)
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        if self._study.hopeless is not None:
-            self.reason = f"the first trials all ended for one reason: {self._study.hopeless}"
-        elif self._searcher.error is not None:
-            self.reason = str(self._searcher.error)
-        elif self.interrupted:
-            self.reason = "interrupted"
-        elif self._deadline is not None and time.monotonic() > self._deadline:
-            self.reason = f"the budget of {self._hours:g} hours is spent"
-        return self.reason is not None
+        if self.end is None:
+            if self._searcher.error is not None:
+                self.end = End.REFUSED
+            elif self._study.hopeless is not None:
+                self.end = End.HOPELESS
+            elif time.monotonic() > self._deadline:
+                self.end = End.BUDGET
+        return self.end is not None
 
 
 class ProgressCallback(Callback):
-    """Lets the display know, after each of Tune's steps."""
+    """Tells the study which trials Tune has started, and the display that something may have changed."""
 
-    def __init__(self, update: Callable[[], None]) -> None:
-        self._update = update
+    def __init__(self, study: SweepStudy, update: Callable[[], None]) -> None:
+        self._study, self._update = study, update
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._study.begin(trial.config["number"])
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._update()

@@ -71,8 +71,6 @@ class _Reader:
         search = self.search(parameters)
         stopping = self.stopping()
         resources = self.section(Resources, "resources")
-        if resources is not None and resources.gpu > 1 and resources.gpu % 1:
-            self.problem(("resources", "gpu"), f"a share of one GPU or a whole number is expected, found {resources.gpu}")
         budget = self.section(Budget, "budget")
         if self.problems or not (objective and search and stopping and resources and budget):
             raise SpaceError(sorted(dict.fromkeys(self.problems), key=lambda problem: _order(problem.where)))

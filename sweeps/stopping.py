@@ -31,6 +31,10 @@ class Verdict:
     epoch: int | None = None
     numbers: Mapping[str, float] = field(default_factory=dict)
 
+    def as_text(self) -> str:
+        """For a line of the history."""
+        return f"{self.verdict}: {self.reason}"
+
     def as_attribute(self) -> dict[str, Any]:
         """The form in which the study keeps it: numbers that are not finite as text, since JSON has none."""
         numbers = {name: value if math.isfinite(value) else str(value) for name, value in self.numbers.items()}
@@ -50,7 +54,7 @@ class Report:
     @property
     def last(self) -> bool:
         """Whether the trial ends with this epoch anyway."""
-        return self.epoch >= self.max_epochs
+        return 0 < self.max_epochs <= self.epoch  # -1: it runs until something else ends it
 
 
 class SuccessiveHalving:
@@ -140,8 +144,10 @@ class Guard:
         return self._broken(report) or self._spent(report)
 
     def _broken(self, report: Report) -> Verdict | None:
-        if verdict := not_finite(report):
-            return verdict
+        watched = {name: value for name, value in report.metrics.items() if name == self.NORM or name.startswith("grad/norm")}
+        watched |= {name: value for name, value in report.metrics.items() if name.endswith("/loss")}
+        if bad := {name: value for name, value in watched.items() if not math.isfinite(value)}:
+            return _not_finite(bad, report.epoch)
         norm = report.metrics.get(self.NORM)
         if norm is None:
             return None
@@ -184,16 +190,13 @@ class Guard:
         )
 
 
-def not_finite(report: Report) -> Verdict | None:
-    """Broken, if the objective, a loss or a gradient norm of `report` is NaN or infinite.
+def objective_not_finite(report: Report) -> Verdict | None:
+    """Broken, if the objective is NaN or infinite, with or without a guard.
 
     A ranking must never see such a value: every comparison with NaN is false, so it would pass every rung.
     """
-    watched = {name: value for name, value in report.metrics.items() if name.endswith("/loss") or name.startswith("grad/norm")}
-    watched[Guard.NORM] = report.metrics.get(Guard.NORM, 0.0)
-    bad = {name: value for name, value in watched.items() if not math.isfinite(value)}
-    if not math.isfinite(report.value):
-        bad = {"objective": report.value, **bad}
-    if not bad:
-        return None
-    return Verdict("broken", f"not finite: {', '.join(f'{name} = {value}' for name, value in bad.items())}", report.epoch, bad)
+    return None if math.isfinite(report.value) else _not_finite({"objective": report.value}, report.epoch)
+
+
+def _not_finite(bad: Mapping[str, float], epoch: int) -> Verdict:
+    return Verdict("broken", f"not finite: {', '.join(f'{name} = {value}' for name, value in bad.items())}", epoch, bad)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -21,10 +23,12 @@ from sweeps.errors import LedgerError, SpaceError
 from sweeps.ledger import History, Ledger, read_history, write_atomically
 from sweeps.samplers import NormalPriors
 from sweeps.space import SearchSpace, complete_start, override, overrides, sample, suggest, violated
-from sweeps.stopping import Guard, Report, SuccessiveHalving, Verdict, not_finite
+from sweeps.stopping import Guard, Report, SuccessiveHalving, Verdict, objective_not_finite
 
 MAX_REJECTIONS = 1000
 """How many proposals in a row the constraints may refuse before the space counts as empty."""
+SHADOW = "shadow "
+"""What stands before a verdict in a history that a guard in shadow mode did not act on."""
 SAME_FAILURES = 3
 """If the first so many trials all fail for one reason, the reason is the sweep's and not theirs."""
 SAME_BREAKS = 6
@@ -38,6 +42,16 @@ _STATES = {
     "failed": TrialState.FAIL,
     "rejected": TrialState.FAIL,
 }
+
+
+class End(Enum):
+    """Why a sweep ended before it had all its trials."""
+
+    HOPELESS = "hopeless"
+    REFUSED = "refused"
+    INTERRUPTED = "interrupted"
+    BUDGET = "budget"
+
 
 NetworkSize = Callable[[list[str]], int]
 
@@ -96,65 +110,77 @@ class SweepStudy:
         )
         self.ended: Counter[str] = Counter()
         self.running: dict[int, int] = {}
-        """Trials under way: number → epochs done."""
+        """Trials that have been started: number → epochs done."""
         self.best: tuple[int, float] | None = None
         self.epochs_now = 0
         """Epochs reported to this driver, for the display."""
         self._interrupted: deque[FrozenTrial] = deque()
+        self._proposed: set[int] = set()
         self._ids: dict[int, int] = {}
         self._best_of: dict[int, float] = {}
         self._histories: dict[int, History] = {}
         self._offsets: dict[int, float] = {}
         self._seconds: dict[int, float] = {}
-        self._reasons: list[str] = []
+        self._reasons: list[tuple[str, str]] = []
+        self._max_epochs: dict[int, int] = {}
         self._news: deque[tuple[int, Verdict]] = deque()
         self._restore()
 
     def _restore(self) -> None:
-        trials = self.study.get_trials(deepcopy=False)
+        trials = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
         self.study.sampler = make_sampler(self.space, len(trials))
         for trial in trials:
-            if trial.state == TrialState.WAITING:
-                continue
             self._ids[trial.number] = trial._trial_id
             verdict = trial.user_attrs.get("verdict")
             if trial.state == TrialState.RUNNING and "overrides" not in trial.user_attrs:
-                self._end(trial.number, Verdict("rejected", "the driver was killed while it was being proposed"))
+                if verdict is None:
+                    self._end(trial.number, Verdict("rejected", "the driver was killed while it was being proposed"))
+                    if fixed := trial.system_attrs.get("fixed_params"):  # one of those to start with
+                        self.study.enqueue_trial(fixed)
+                else:
+                    self._close(trial.number, verdict["verdict"])
                 continue
-            self._replay(trial)
+            self._replay(trial, verdict)
             if trial.state == TrialState.RUNNING:
                 if verdict is None:
                     self._interrupted.append(trial)
                     continue
                 # The driver was killed between writing the verdict down and ending the trial.
+                History.open(self.ledger.trial(trial.number).history).conclude(f"{verdict['verdict']}: {verdict['reason']}")
                 self._close(trial.number, verdict["verdict"])
             if verdict is None:
                 raise LedgerError(
                     f"{self.ledger.study_file}: trial {trial.number} is {trial.state.name} without a verdict: "
                     "something else than this sweep has ended it."
                 )
-            self._count(trial.number, verdict["verdict"], verdict["reason"])
+            self._count(trial.number, verdict["verdict"])
 
-    def _replay(self, trial: FrozenTrial) -> None:
+    def _replay(self, trial: FrozenTrial, verdict: Mapping[str, Any] | None) -> None:
         """Bring halving and guard up to date with what an earlier driver was told of `trial`."""
         history = {row["epoch"]: row for row in read_history(self.ledger.trial(trial.number).history)}
         max_epochs = trial.user_attrs.get("max_epochs", math.inf)
         for epoch, value in sorted(trial.intermediate_values.items()):
-            metrics = {name: cell for name, cell in history.get(epoch, {}).items() if name != "verdict"}
+            row = history.get(epoch, {"verdict": "unknown"})
+            if verdict is None and row["verdict"] and not row["verdict"].startswith(SHADOW):
+                return  # the driver was killed while it judged this epoch, which the trial will say again
+            metrics = {name: cell for name, cell in row.items() if name != "verdict"}
             report = Report(trial.number, epoch, max_epochs, value, metrics)
             self._note_value(report)
-            if not_finite(report) is None:
-                for judge in (self._guard, self._halving):
-                    if judge is not None:
-                        judge.judge(report)
+            if objective_not_finite(report):
+                return
+            if self._guard is not None:
+                self._guard.judge(report)
+            guarded = verdict is not None and verdict["verdict"] in {"broken", "spent"} and verdict["epoch"] == epoch
+            if self._halving is not None and not guarded:  # what the guard ends never reaches its rung
+                self._halving.judge(report)
 
     @property
     def started(self) -> int:
         """Trials that run or ran: those that constraints rejected do not count."""
-        return self.ended.total() + len(self.running) + len(self._interrupted)
+        return self.ended.total() + len(self._proposed) + len(self._interrupted)
 
     @property
-    def waiting(self) -> int:
+    def interrupted(self) -> int:
         """Trials that an earlier driver left unfinished and that have not been started again yet."""
         return len(self._interrupted)
 
@@ -176,28 +202,48 @@ class SweepStudy:
         if self._interrupted:
             trial = self._interrupted.popleft()
             return self._assign(trial.number, trial.user_attrs["overrides"])
-        if self.started >= self.target:
-            return None
-        for _ in range(MAX_REJECTIONS):
+        rejections = 0
+        while self.started < self.target and rejections < MAX_REJECTIONS:
             trial = self.study.ask()
             self._ids[trial.number] = trial._trial_id
             parameters = suggest(self.space, trial)
-            broken = violated(self.space, parameters, partial(self._network_size, overrides(self.space, parameters)))
+            try:
+                broken = violated(self.space, parameters, partial(self._network_size, overrides(self.space, parameters)))
+            except ValueError as error:  # a combination that does not compose is this trial's failure, not the sweep's
+                self._end(trial.number, Verdict("failed", f"{type(error).__name__}: {error}"))
+                continue
             if broken is None:
                 chosen = assemble(self.space, parameters, trial.number)
                 trial.set_user_attr("overrides", chosen)
                 return self._assign(trial.number, chosen)
             self._end(trial.number, Verdict("rejected", f"constraint {broken}"))
+            rejections += 1
+        if rejections < MAX_REJECTIONS:
+            return None
         raise _too_tight(self.space)
 
     def _assign(self, number: int, chosen: list[str]) -> dict[str, Any]:
         files = self.ledger.trial(number)
         files.directory.mkdir(parents=True, exist_ok=True)
         write_atomically(files.overrides, "\n".join(chosen) + "\n")
-        history = self._histories[number] = History.open(files.history)
-        self.running[number] = history.last_epoch
-        self._offsets.pop(number, None)
+        self._histories[number] = History.open(files.history)
+        self._proposed.add(number)
+        self._new_attempt(number)
         return {"number": number, "overrides": chosen, "directory": str(files.directory.resolve())}
+
+    def begin(self, number: int) -> None:
+        """Trial `number` has been started: until then it is only proposed."""
+        self.running[number] = self._histories[number].last_epoch
+
+    def lost(self, number: int) -> None:
+        """The process of trial `number` is gone; another attempt goes on from its last checkpoint."""
+        self.running.pop(number, None)
+        self._new_attempt(number)
+
+    def _new_attempt(self, number: int) -> None:
+        rows = read_history(self.ledger.trial(number).history)
+        self._seconds[number] = rows[-1]["seconds"] if rows else 0.0
+        self._offsets.pop(number, None)
 
     def report(self, number: int, message: Mapping[str, Any]) -> Verdict | None:
         """Record one epoch of trial `number`; a verdict ends the trial, and the study has been told so."""
@@ -211,6 +257,7 @@ class SweepStudy:
             self._offsets[number] = rows[-1]["seconds"] if rows else 0.0
             self._storage.set_trial_user_attr(trial_id, "parameters", message["parameters"])
             self._storage.set_trial_user_attr(trial_id, "max_epochs", message["max_epochs"])
+            self._max_epochs[number] = message["max_epochs"]
         seconds = self._seconds[number] = self._offsets[number] + message["seconds"]
         if metric not in metrics:
             reason = f"{metric} was not logged; these were: {', '.join(sorted(metrics))}"
@@ -222,7 +269,7 @@ class SweepStudy:
         self.epochs_now += 1
 
         verdict, shadow = self._judge(report)
-        told = verdict.verdict if verdict else f"shadow: {shadow.verdict}" if shadow else ""
+        told = verdict.as_text() if verdict else f"{SHADOW}{shadow.as_text()}" if shadow else ""
         self._histories[number].append(epoch, seconds, metrics, told)
         if shadow:
             self._note_shadow(trial_id, shadow)
@@ -230,7 +277,7 @@ class SweepStudy:
 
     def _judge(self, report: Report) -> tuple[Verdict | None, Verdict | None]:
         """The verdict to act on, and the one that a guard in shadow mode would have acted on."""
-        if verdict := not_finite(report):  # whatever the mode: no ranking and no sampler may see such a value
+        if verdict := objective_not_finite(report):  # whatever the mode: no ranking and no sampler may see such a value
             return verdict, None
         shadow = None
         if self._guard is not None and (verdict := self._guard.judge(report)):
@@ -252,23 +299,30 @@ class SweepStudy:
         metrics = {name: value for name, value in message["metrics"].items() if math.isfinite(value)}
         self._storage.set_trial_user_attr(self._ids[number], "metrics", metrics)
         self._seconds[number] = self._offsets.get(number, 0.0) + message["seconds"]
-        epoch = self.running[number]
-        return self._end(number, Verdict("finished", f"ran all its {epoch} epochs", epoch))
+        epoch = self._histories[number].last_epoch
+        ran = f"ran all its {epoch} epochs" if epoch == self._max_epochs.get(number) else f"ended by itself after epoch {epoch}"
+        return self._end(number, Verdict("finished", ran, epoch))
 
     def fail(self, number: int, message: Mapping[str, Any]) -> Verdict:
         """Trial `number` raised or was killed; `message` holds the `error`."""
-        return self._end(number, Verdict("failed", message["error"], self.running.get(number)))
+        epoch = self._histories[number].last_epoch if number in self._histories else None
+        return self._end(number, Verdict("failed", message["error"], epoch or None))
 
     def _end(self, number: int, verdict: Verdict) -> Verdict:
-        trial_id = self._ids[number]
+        trial_id, history = self._ids[number], self._histories.get(number)
         if verdict.verdict != "rejected":
-            self._storage.set_trial_user_attr(trial_id, "epochs", self.running.get(number, 0))
+            self._storage.set_trial_user_attr(trial_id, "epochs", history.last_epoch if history else 0)
             self._storage.set_trial_user_attr(trial_id, "seconds", round(self._seconds.get(number, 0.0), 3))
         self._storage.set_trial_user_attr(trial_id, "verdict", verdict.as_attribute())
+        if history:
+            history.conclude(verdict.as_text())
         self._close(number, verdict.verdict)
-        for memory in (self.running, self._histories, self._offsets, self._seconds):
+        for memory in (self.running, self._histories, self._offsets, self._seconds, self._max_epochs):
             memory.pop(number, None)
-        self._count(number, verdict.verdict, verdict.reason)
+        self._proposed.discard(number)
+        self._count(number, verdict.verdict)
+        if verdict.verdict != "rejected":
+            self._reasons.append(_alike(verdict))
         self._news.append((number, verdict))
         return verdict
 
@@ -287,11 +341,10 @@ class SweepStudy:
             better = max if self._sign > 0 else min
             self._best_of[report.number] = better(report.value, self._best_of.get(report.number, report.value))
 
-    def _count(self, number: int, kind: str, reason: str) -> None:
+    def _count(self, number: int, kind: str) -> None:
         if kind == "rejected":
             return
         self.ended[kind] += 1
-        self._reasons.append(f"failed: {reason}" if kind == "failed" else reason.split(":")[0] if kind == "broken" else "")
         if kind in {"finished", "spent"}:
             value = self._best_of[number]
             if self.best is None or self._sign * value > self._sign * self.best[1]:
@@ -299,12 +352,19 @@ class SweepStudy:
 
     @property
     def hopeless(self) -> str | None:
-        """Why the sweep should stop: its first trials all ended for one bad reason. None while there is hope."""
-        first = self._reasons[0] if self._reasons else ""
-        needed = SAME_FAILURES if first.startswith("failed: ") else SAME_BREAKS
-        if first and len(self._reasons) >= needed and set(self._reasons) == {first}:
-            return first
-        return None
+        """Why the sweep should stop: the first trials of this driver all ended for one bad reason. None while there is hope."""
+        kinds = {kind for kind, _ in self._reasons}
+        alike = {reason for _, reason in self._reasons}
+        if len(alike) != 1 or not kinds <= {"failed", "broken"}:
+            return None
+        needed = SAME_FAILURES if kinds == {"failed"} else SAME_BREAKS
+        return " ".join(self._reasons[0]) if len(self._reasons) >= needed else None
+
+
+def _alike(verdict: Verdict) -> tuple[str, str]:
+    """The verdict, and its reason without what differs from trial to trial: paths, numbers."""
+    first = verdict.reason.splitlines()[0] if verdict.reason else ""
+    return verdict.verdict, first.split(":")[0] if verdict.verdict == "broken" else re.sub(r"\S*/\S*|\d+", "…", first)
 
 
 def assemble(space: SearchSpace, parameters: Mapping[str, Any], number: int) -> list[str]:

@@ -193,9 +193,9 @@ def test_a_narrow_terminal_cuts_no_number_short(searched):
 
 
 def test_commands_quote_what_a_shell_would_read_otherwise(write_ledger, made):
-    report = built(write_ledger([made((0.5,), params={"data.note": "a b;c"})], name="my sweep"))
+    report = built(write_ledger([made((0.5,), params={"data.note": "a b;c"})], name="mine"))
     commands = [command for command, _ in report.commands()]
-    assert commands[0].startswith("make extend NAME='my sweep' TRIALS=+10 RUNS=")
+    assert commands[0].startswith("make extend NAME=mine TRIALS=+10 RUNS=")
     assert commands[-1] == "python -m lhtx.train experiment=vimh 'data.note=a b;c' seed=1"
 
 

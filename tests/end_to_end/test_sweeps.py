@@ -65,7 +65,7 @@ def test_every_end_stands_in_the_study_as_what_it_was_and_trials_replay_bit_for_
         elif verdict == "outranked":
             assert trial.state == TrialState.PRUNED
             assert 0 < len(trial.intermediate_values) < 6
-            assert history[-1]["verdict"] == "outranked"
+            assert history[-1]["verdict"] == f"outranked: {trial.user_attrs['verdict']['reason']}"
             assert files.last_checkpoint.exists()
         elif verdict == "failed":
             assert trial.state == TrialState.FAIL
@@ -165,7 +165,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(start, command, write_space,
     driver.send_signal(signal.SIGINT)
     output, _ = driver.communicate(timeout=60)
     assert driver.returncode == 130, output
-    assert "Go on with: make resume NAME=tiny" in output
+    assert "Go on with: make resume NAME=tiny RUNS=" in output
     assert "Traceback" not in output
     status, output = command("sweeps", "resume", "tiny", "--runs", ledger.root)
     assert status == 0, output
@@ -177,8 +177,8 @@ def test_trials_that_all_fail_for_one_reason_end_the_sweep(command, write_space,
     space = write_space(LONG.replace("trials: 5", "trials: 30"), "trainer.max_epochs=2", BOMB.replace("false", "true"))
     status, output = command("sweeps", "run", space, "--runs", tmp_path / "runs")
     assert status == 1
-    assert "the first trials all ended for one reason: failed: RuntimeError: the bomb went off" in output
-    assert "error.txt" in output
+    assert "the first trials all ended for one reason: failed RuntimeError: the bomb went off" in output
+    assert "error.txt; that trial alone: make debug NAME=tiny RUNS=" in output
     assert len(list((tmp_path / "runs" / "tiny" / "trials").iterdir())) < 10
 
 

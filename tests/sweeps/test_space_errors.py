@@ -57,7 +57,7 @@ ADDED = {
     ),
     "share of several GPUs": (
         "resources: {gpu: 1.5}",
-        "8: resources.gpu: a share of one GPU or a whole number is expected, found 1.5",
+        "8: resources.gpu: found 1.5: input should be less than or equal to 1",
     ),
     "two distributions": (
         "  x: {uniform: [0, 1], int: [0, 1]}",

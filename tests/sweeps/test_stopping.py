@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeps.stopping import Guard, Report, SuccessiveHalving, Verdict, not_finite
+from sweeps.stopping import Guard, Report, SuccessiveHalving, Verdict, objective_not_finite
 
 
 def report(number, epoch, value, max_epochs=100, **metrics):
@@ -45,6 +45,12 @@ def test_a_trial_at_its_last_epoch_is_finished_not_outranked():
     assert halving.judge(report(1, 4, 0.1, max_epochs=4)) is None
 
 
+def test_a_trial_without_a_last_epoch_is_ranked():
+    halving = SuccessiveHalving("max", 1, 2)
+    halving.judge(report(0, 1, 0.9, max_epochs=-1))
+    assert halving.judge(report(1, 1, 0.1, max_epochs=-1)).verdict == "outranked"
+
+
 def test_halving_ranks_by_the_best_value_so_far_and_judges_a_rung_once():
     halving = SuccessiveHalving("min", 2, 2)
     halving.judge(report(0, 1, 0.1))
@@ -74,15 +80,17 @@ def test_min_of_the_negated_values_is_max(values, factor):
     ],
 )
 def test_what_is_not_finite_is_broken(metrics, named):
-    verdict = not_finite(report(0, 3, 0.5, **metrics))
+    told = report(0, 3, 0.5, **metrics)
+    assert objective_not_finite(told) is None
+    verdict = Guard("max", 10, 3, 0.01).judge(told)
     assert verdict is not None
     assert (verdict.verdict, verdict.epoch) == ("broken", 3)
     assert named in verdict.reason
 
 
 def test_an_objective_that_is_nan_is_broken_and_a_statistic_that_is_nan_is_not():
-    assert not_finite(report(0, 1, math.nan)).reason == "not finite: objective = nan"
-    assert not_finite(report(0, 1, 0.5, grad__snr=math.nan, grad__evidence=math.nan)) is None
+    assert objective_not_finite(report(0, 1, math.nan)).reason == "not finite: objective = nan"
+    assert Guard("max", 10, 3, 0.01).judge(report(0, 1, 0.5, grad__snr=math.nan, grad__evidence=math.nan)) is None
 
 
 def test_a_dead_gradient_is_broken():
