@@ -39,6 +39,10 @@ _PR_SET_PDEATHSIG = 1
 class ServerLost(RuntimeError):
     """The server of a trial's process is gone (killed, or its node is lost): the trial may be run again elsewhere."""
 
+    def __init__(self, status: int) -> None:
+        super().__init__(f"the process that serves trials is gone (exit status {status})")
+        self.status = status
+
 
 class TrialProcess:
     """The client: one trial at a time in a process of its own."""
@@ -71,9 +75,14 @@ class TrialProcess:
         """Let the trial go on to its next message, and return it: a report, or how it ended (`finished`, `failed`)."""
         if self._state == "awaiting an answer":
             self._answer(go_on=True)
-        message = self._receive()
-        if message["kind"] == "started":
+        try:
             message = self._receive()
+            if message["kind"] == "started":
+                message = self._receive()
+        except ServerLost as lost:
+            if FORK:
+                raise
+            message = {"kind": "exit", "status": lost.status}  # the server was the trial's own process
         if message["kind"] == "exit":
             return {"kind": "failed", "error": _describe(message["status"])}
         return message
@@ -83,17 +92,16 @@ class TrialProcess:
         deadline = time.monotonic() + (0 if self._state == "training" else GRACE_SECONDS)
         if self._state == "awaiting an answer":
             self._answer(go_on=False)
-        while self._state != "idle":
-            if self._child is not None and not self._readable(max(0.0, deadline - time.monotonic())):
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._child, signal.SIGKILL)
-            self._receive()
+        with contextlib.suppress(ServerLost):  # then the trial has ended with it, and the next one gets a new server
+            while self._state != "idle":
+                if self._child is not None and not self._readable(max(0.0, deadline - time.monotonic())):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(self._child, signal.SIGKILL)
+                self._receive()
 
     def close(self) -> None:
         """End the trial and the server."""
-        if self._server is not None:
-            with contextlib.suppress(ServerLost):
-                self.end()
+        self.end()
         self._leave()
 
     def _leave(self) -> None:
@@ -148,7 +156,7 @@ class TrialProcess:
     def _lost(self) -> ServerLost:
         status = self._server.wait()
         self._leave()
-        return ServerLost(f"the process that serves trials is gone (exit status {status})")
+        return ServerLost(status)
 
 
 def _describe(status: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import time
@@ -170,6 +171,45 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(start, command, write_space,
     status, output = command("sweeps", "resume", "tiny", "--runs", ledger.root)
     assert status == 0, output
     assert rows_of(ledger) == [list(range(1, 41))] * 5
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """The processes below `pid`, with their command lines."""
+    parents, commands = {}, {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            commands[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
+        except OSError:
+            continue  # it has ended meanwhile
+    found, level = {}, {pid}
+    while level:
+        level = {child for child, parent in parents.items() if parent in level}
+        found |= {child: commands[child] for child in level}
+    return found
+
+
+@pytest.mark.slow
+def test_a_lost_worker_costs_no_trial_and_a_killed_trial_only_itself(start, write_space, tmp_path):
+    space = write_space(LONG, "trainer.max_epochs=40")
+    ledger = Ledger("tiny", tmp_path / "runs")
+    driver = start("sweeps", "run", space, "--runs", ledger.root)
+    wait_for(lambda: any(3 < len(rows) < 30 for rows in rows_of(ledger)))
+    processes = descendants(driver.pid)
+    actor = next(pid for pid, name in processes.items() if name.startswith("ray::TrialActor"))
+    os.kill(actor, signal.SIGKILL)
+    wait_for(lambda: any(40 in rows for rows in rows_of(ledger)) and any(3 < len(rows) < 30 for rows in rows_of(ledger)))
+    servers = [pid for pid, name in descendants(driver.pid).items() if "sweeps.process" in name]
+    trial = next(pid for pid in servers if not set(descendants(pid)) and any(pid in descendants(server) for server in servers))
+    os.kill(trial, signal.SIGKILL)
+    output, _ = driver.communicate(timeout=200)
+    assert driver.returncode == 0, output
+    verdicts = [trial.user_attrs["verdict"] for trial in ledger.study().get_trials()]
+    assert sorted(verdict["verdict"] for verdict in verdicts) == ["failed"] + ["finished"] * 4
+    assert next(v["reason"] for v in verdicts if v["verdict"] == "failed").startswith("killed by SIGKILL")
+    whole = [rows for rows in rows_of(ledger) if 40 in rows]
+    assert whole == [list(range(1, 41))] * 4
+    assert not descendants(driver.pid)
 
 
 @pytest.mark.slow

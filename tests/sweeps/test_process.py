@@ -197,6 +197,14 @@ def test_without_fork_each_trial_has_a_server_of_its_own(assignment, monkeypatch
             pids.append(process._child)
             assert process._child == process._server.pid
             assert process.next()["kind"] == "finished"
+        process.start(assignment("killed", epochs=500))
+        process.next()
+        os.kill(process._child, signal.SIGKILL)
+        assert process.next()["error"].startswith("killed by SIGKILL")
+        process.start(assignment("ended", epochs=500))
+        process.next()
+        process._answer(go_on=True)
+        process.end()  # within an epoch
     finally:
         process.close()
     assert pids[0] != pids[1]

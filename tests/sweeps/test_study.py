@@ -204,6 +204,25 @@ def test_what_a_checkpoint_repeats_fills_a_gap_and_changes_nothing_otherwise(mak
     assert stored(ledger)[0].intermediate_values == {1: 0.4, 2: 0.6, 3: 0.5}
 
 
+def test_another_attempt_after_a_lost_process_counts_its_seconds_on(make_ledger):
+    ledger = make_ledger(FIFO)
+    study = open_study(ledger)
+    study.propose()
+    study.begin(0)
+    for epoch in (1, 2):
+        report(study, 0, epoch, 0.5, seconds=2.0)
+    study.lost(0)
+    assert study.running == {}
+    study.begin(0)
+    assert study.running == {0: 2}
+    report(study, 0, 2, 0.5, seconds=0.0, repeated=True)
+    report(study, 0, 3, 0.6, seconds=1.0)
+    assert [row["seconds"] for row in read_history(ledger.trial(0).history)] == [2.0, 4.0, 7.0]
+    study.lost(0)
+    study.fail(0, {"error": "its process was lost too often"})
+    assert stored(ledger)[0].user_attrs["seconds"] == 7.0
+
+
 def test_halving_remembers_across_a_kill(make_ledger):
     ledger = make_ledger(ASHA)
     study = open_study(ledger)
