@@ -12,9 +12,9 @@ from rich.console import Console
 
 from sweeps.errors import SweepError
 from sweeps.ledger import Ledger, TrialFiles
+from sweeps.proposals import draw
 from sweeps.runner import network_size
 from sweeps.space import load_space
-from sweeps.study import draw
 
 DEBUG_ROOT = Path("logs/debug")
 

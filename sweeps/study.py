@@ -6,11 +6,9 @@ It must not know Ray: `searcher.py` brings Tune's questions and events here, and
 from __future__ import annotations
 
 import math
-import random
 import re
-import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from functools import partial
 from typing import Any
@@ -18,15 +16,12 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps import resources
-from sweeps.errors import LedgerError, SpaceError
+from sweeps import proposals
+from sweeps.errors import LedgerError
 from sweeps.ledger import History, Ledger, read_history, write_atomically
-from sweeps.samplers import NormalPriors
-from sweeps.space import SearchSpace, complete_start, override, overrides, sample, suggest, violated
+from sweeps.space import SearchSpace, complete_start, overrides, suggest, violated
 from sweeps.stopping import Guard, Report, SuccessiveHalving, Verdict, objective_not_finite
 
-MAX_REJECTIONS = 1000
-"""How many proposals in a row the constraints may refuse before the space counts as empty."""
 SHADOW = "shadow "
 """What stands before a verdict in a history that a guard in shadow mode did not act on."""
 SAME_FAILURES = 3
@@ -53,9 +48,6 @@ class End(Enum):
     BUDGET = "budget"
 
 
-NetworkSize = Callable[[list[str]], int]
-
-
 def create_study(ledger: Ledger, space: SearchSpace) -> optuna.Study:
     """A new study in the ledger's storage, with the trials to start with enqueued."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -71,19 +63,6 @@ def create_study(ledger: Ledger, space: SearchSpace) -> optuna.Study:
     return study
 
 
-def make_sampler(space: SearchSpace, trials_so_far: int) -> optuna.samplers.BaseSampler:
-    """The sampler that the space names; a resumed sweep's draws differ from those that it has made already."""
-    seed = (space.search.seed + 7919 * trials_so_far) % 2**32
-    options = space.search.sampler_options
-    if space.search.sampler == "random":
-        return NormalPriors(optuna.samplers.RandomSampler(seed=seed, **options), space, seed)
-    # Parameters are learnt together, and those of one condition as a group of their own.
-    warnings.filterwarnings("ignore", "Argument ``group`` is an experimental", optuna.exceptions.ExperimentalWarning)
-    return NormalPriors(
-        optuna.samplers.TPESampler(**{"multivariate": True, "group": True, "seed": seed, **options}), space, seed
-    )
-
-
 class SweepStudy:
     """A sweep's trials, from the first proposal to the last verdict.
 
@@ -91,7 +70,7 @@ class SweepStudy:
     so a driver may be killed at any instant: a trial that was running is proposed again under its own number.
     """
 
-    def __init__(self, ledger: Ledger, space: SearchSpace, network_size: NetworkSize) -> None:
+    def __init__(self, ledger: Ledger, space: SearchSpace, network_size: proposals.NetworkSize) -> None:
         """Args: network_size: the parameter count of a composed list of overrides, for constraints that ask for it."""
         self.ledger, self.space = ledger, space
         self._network_size = network_size
@@ -128,7 +107,7 @@ class SweepStudy:
 
     def _restore(self) -> None:
         trials = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
-        self.study.sampler = make_sampler(self.space, len(trials))
+        self.study.sampler = proposals.make_sampler(self.space, len(trials))
         for trial in trials:
             self._ids[trial.number] = trial._trial_id
             verdict = trial.user_attrs.get("verdict")
@@ -203,7 +182,7 @@ class SweepStudy:
             trial = self._interrupted.popleft()
             return self._assign(trial.number, trial.user_attrs["overrides"])
         rejections = 0
-        while self.started < self.target and rejections < MAX_REJECTIONS:
+        while self.started < self.target and rejections < proposals.MAX_REJECTIONS:
             trial = self.study.ask()
             self._ids[trial.number] = trial._trial_id
             parameters = suggest(self.space, trial)
@@ -213,14 +192,14 @@ class SweepStudy:
                 self._end(trial.number, Verdict("failed", f"{type(error).__name__}: {error}"))
                 continue
             if broken is None:
-                chosen = assemble(self.space, parameters, trial.number)
+                chosen = proposals.assemble(self.space, parameters, trial.number)
                 trial.set_user_attr("overrides", chosen)
                 return self._assign(trial.number, chosen)
             self._end(trial.number, Verdict("rejected", f"constraint {broken}"))
             rejections += 1
-        if rejections < MAX_REJECTIONS:
+        if rejections < proposals.MAX_REJECTIONS:
             return None
-        raise _too_tight(self.space)
+        raise proposals.too_tight(self.space)
 
     def _assign(self, number: int, chosen: list[str]) -> dict[str, Any]:
         files = self.ledger.trial(number)
@@ -365,41 +344,3 @@ def _alike(verdict: Verdict) -> tuple[str, str]:
     """The verdict, and its reason without what differs from trial to trial: paths, numbers."""
     first = verdict.reason.splitlines()[0] if verdict.reason else ""
     return verdict.verdict, first.split(":")[0] if verdict.verdict == "broken" else re.sub(r"\S*/\S*|\d+", "…", first)
-
-
-def assemble(space: SearchSpace, parameters: Mapping[str, Any], number: int) -> list[str]:
-    """All the overrides of trial `number`: the space's own, the parameters, what the platform sets (the objective that picks
-    the best checkpoint, the resources), and a seed if the space gives none."""
-    chosen = [
-        *overrides(space, parameters),
-        override("optimized_metric", space.objective.metric),
-        override("optimized_mode", space.objective.mode),
-        *resources.overrides(space.resources),
-    ]
-    return chosen if space.fixed_seed(parameters) is not None else [*chosen, f"seed={trial_seed(space.search.seed, number)}"]
-
-
-def draw(space: SearchSpace, number: int, network_size: NetworkSize) -> list[str]:
-    """All the overrides of a trial drawn from `space` at random (seeded), without a study, that its constraints allow.
-
-    Raises:
-        SpaceError: they refused `MAX_REJECTIONS` in a row.
-    """
-    rng = random.Random(space.search.seed)
-    for _ in range(MAX_REJECTIONS):
-        parameters = sample(space, rng)
-        if violated(space, parameters, partial(network_size, overrides(space, parameters))) is None:
-            return assemble(space, parameters, number)
-    raise _too_tight(space)
-
-
-def _too_tight(space: SearchSpace) -> SpaceError:
-    return SpaceError(
-        f"the constraints refused {MAX_REJECTIONS} proposals in a row: {', '.join(space.constraints)}. "
-        "`make validate` tells what share of the space they leave."
-    )
-
-
-def trial_seed(sweep_seed: int, number: int) -> int:
-    """The seed of trial `number`: its own, and the same whenever the sweep is run again."""
-    return (sweep_seed * 1_000_003 + number) % 2**31

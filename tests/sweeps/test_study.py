@@ -11,7 +11,8 @@ from optuna.trial import TrialState
 from lhtx.errors import ConfigError
 from sweeps.errors import LedgerError, SpaceError
 from sweeps.ledger import read_history
-from sweeps.study import SweepStudy, draw, trial_seed
+from sweeps.proposals import draw, trial_seed
+from sweeps.study import SweepStudy
 
 FIFO = "search: {trials: 4, seed: 3}\nstopping: {scheduler: fifo}\n"
 ASHA = "search: {trials: 6, seed: 3}\nstopping: {scheduler: asha, grace_epochs: 1, reduction_factor: 3}\n"
@@ -318,7 +319,7 @@ def test_a_constraint_on_the_size_asks_for_it(make_ledger):
 
 
 def test_constraints_that_nothing_satisfies(make_space, make_ledger, monkeypatch):
-    monkeypatch.setattr("sweeps.study.MAX_REJECTIONS", 5)
+    monkeypatch.setattr("sweeps.proposals.MAX_REJECTIONS", 5)
     text = FIFO + "constraints: [model.optimizer.lr > 1]\n"
     with pytest.raises(SpaceError, match=r"refused 5 proposals in a row: model\.optimizer\.lr > 1"):
         open_study(make_ledger(text)).propose()
