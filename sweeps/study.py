@@ -182,7 +182,7 @@ class SweepStudy:
             trial = self._interrupted.popleft()
             return self._assign(trial.number, trial.user_attrs["overrides"])
         rejections = 0
-        while self.started < self.target and rejections < proposals.MAX_REJECTIONS:
+        while self.started < self.target and rejections < proposals.MAX_REJECTIONS and not self.hopeless:
             trial = self.study.ask()
             self._ids[trial.number] = trial._trial_id
             parameters = suggest(self.space, trial)

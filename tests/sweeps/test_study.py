@@ -381,3 +381,13 @@ def test_minimising_takes_the_smallest(make_space, tmp_path):
     study.finish(0, {"metrics": {}, "seconds": 1.0})
     assert stored(ledger)[0].value == 1.0
     assert ledger.study().direction == optuna.study.StudyDirection.MINIMIZE
+
+
+def test_combinations_that_never_compose_do_not_use_up_the_sweep(make_ledger):
+    def size(overrides):
+        raise ConfigError("cannot compose this")
+
+    study = open_study(make_ledger("search: {trials: 50}\nconstraints: [parameters <= 1000]\n"), size)
+    assert study.propose() is None
+    assert study.ended == {"failed": 3}
+    assert study.hopeless.endswith("cannot compose this")
