@@ -13,6 +13,14 @@ ARGS ?=
 # $(call need,VARIABLE,example): stop with a hint if a variable is missing.
 need = @test -n "$($(1))" || { echo "$(1)=… is missing, as in: make $@ $(2)" >&2; exit 2; }
 
+# $(call then_report,COMMAND,SWEEP): the report follows a sweep that ended or stopped early (status 1), not one that was
+# refused or interrupted.
+define then_report
+@echo '$(1)'
+@status=0; $(1) || status=$$?; \
+if [ $$status -le 1 ]; then $(PY) -m analysis report $(2) --root "$(RUNS)" || status=$$?; fi; exit $$status
+endef
+
 .PHONY: help
 help: ## List the commands
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -30,31 +38,28 @@ $(STAMP): requirements.lock
 .PHONY: sweep
 sweep: $(STAMP) ## Run a sweep and report: NAME=quickstart [AS=other-name]
 	$(call need,NAME,NAME=quickstart)
-	$(PY) -m sweeps run $(NAME) --runs $(RUNS) $(if $(AS),--as $(AS)) $(ARGS)
-	$(PY) -m analysis report $(or $(AS),$(patsubst %.yaml,%,$(notdir $(NAME)))) --root $(RUNS)
+	$(call then_report,$(PY) -m sweeps run $(NAME) --runs "$(RUNS)" $(if $(AS),--as $(AS)) $(ARGS),$(or $(AS),$(patsubst %.yaml,%,$(notdir $(NAME)))))
 
 .PHONY: resume
 resume: $(STAMP) ## Go on with a sweep that was interrupted or killed: NAME=…
 	$(call need,NAME,NAME=quickstart)
-	$(PY) -m sweeps resume $(NAME) --runs $(RUNS) $(ARGS)
-	$(PY) -m analysis report $(NAME) --root $(RUNS)
+	$(call then_report,$(PY) -m sweeps resume $(NAME) --runs "$(RUNS)" $(ARGS),$(NAME))
 
 .PHONY: extend
 extend: $(STAMP) ## Give a sweep more trials: NAME=… TRIALS=+10
 	$(call need,NAME,NAME=quickstart TRIALS=+10)
 	$(call need,TRIALS,NAME=quickstart TRIALS=+10)
-	$(PY) -m sweeps extend $(NAME) --trials $(TRIALS) --runs $(RUNS) $(ARGS)
-	$(PY) -m analysis report $(NAME) --root $(RUNS)
+	$(call then_report,$(PY) -m sweeps extend $(NAME) --trials $(TRIALS) --runs "$(RUNS)" $(ARGS),$(NAME))
 
 .PHONY: report
 report: $(STAMP) ## Print a sweep's report and write its page: NAME=…
 	$(call need,NAME,NAME=quickstart)
-	$(PY) -m analysis report $(NAME) --root $(RUNS) $(ARGS)
+	$(PY) -m analysis report $(NAME) --root "$(RUNS)" $(ARGS)
 
 .PHONY: debug
 debug: $(STAMP) ## One trial in this process: NAME=quickstart, or trial N of a sweep: NAME=… TRIAL=N [ARGS="debug=fdr"]
 	$(call need,NAME,NAME=quickstart)
-	$(PY) -m sweeps debug $(NAME) --runs $(RUNS) $(if $(TRIAL),--trial $(TRIAL)) $(ARGS)
+	$(PY) -m sweeps debug $(NAME) --runs "$(RUNS)" $(if $(TRIAL),--trial $(TRIAL)) $(ARGS)
 
 .PHONY: validate
 validate: $(STAMP) ## Check a search space for real, without running it: NAME=…
