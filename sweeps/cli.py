@@ -21,7 +21,7 @@ EXIT_REFUSED = 2
 USER_ERRORS = (SweepError, ConfigError, DatasetError, CheckpointError)
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Hyperparameter sweeps.")
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False)  # paths and messages hold brackets
 
 Space = Annotated[str, typer.Argument(metavar="NAME", help="A search space: a name under search_spaces/, or a path.")]
 Sweep = Annotated[str, typer.Argument(metavar="NAME", help="A sweep: a directory under --runs.")]

@@ -68,9 +68,9 @@ class Progress:
         table.add_row(
             ProgressBar(total=study.target, completed=ended.total(), width=30),
             f"{ended.total()}/{study.target} trials",
-            f"[green]{ended['finished'] + ended['spent']} finished[/]",
-            f"[yellow]{ended['outranked']} pruned[/]",
-            f"[red]{ended['failed'] + ended['broken']} failed[/]",
+            Text(f"{ended['finished'] + ended['spent']} finished", style="green"),
+            Text(f"{ended['outranked']} pruned", style="yellow"),
+            Text(f"{ended['failed'] + ended['broken']} failed", style="red"),
             f"{len(study.running)} running",
         )
         running = ", ".join(f"{number} (epoch {epoch})" for number, epoch in sorted(study.running.items()))

@@ -140,7 +140,8 @@ def _drive(ledger: Ledger, space: SearchSpace, console: Console) -> int:
         ledger.write_manifest({**record, "sessions": [*record["sessions"], manifest.session(manifest.command_line())]})
         study = SweepStudy(ledger, space, network_size)
         if study.complete:
-            console.print(f"{ledger.name}: all {study.target} trials have ended; more: {_make('extend', ledger)} TRIALS=+10")
+            more = f"{_make('extend', ledger)} TRIALS=+10"
+            console.print(f"{ledger.name}: all {study.target} trials have ended; more: {more}", soft_wrap=True)
             return EXIT_DONE
         if study.interrupted:
             console.print(f"{study.interrupted} interrupted trials go on from their last checkpoints.")
@@ -243,7 +244,9 @@ def _conclude(study: SweepStudy, end: End | None, seconds: float, console: Conso
     )
     if study.best:
         number, value = study.best
-        console.print(f"best {study.space.objective.metric} {value:.4g}: trial {number}, {ledger.trial(number).directory}")
+        console.print(
+            f"best {study.space.objective.metric} {value:.4g}: trial {number}, {ledger.trial(number).directory}", soft_wrap=True
+        )
     if study.complete and study.best:
         return EXIT_DONE
     unfinished = len(study.running) + study.interrupted
@@ -258,8 +261,11 @@ def _conclude(study: SweepStudy, end: End | None, seconds: float, console: Conso
         console.print(Text.assemble(("stopped", "red"), f": the first trials all ended for one reason: {study.hopeless}"))
         if failed := sorted(ledger.trials_directory.glob("*/error.txt")):
             number = int(failed[0].parent.name)
-            console.print(f"the first traceback: {failed[0]}; that trial alone: {_make('debug', ledger)} TRIAL={number}")
+            console.print(
+                f"the first traceback: {failed[0]}; that trial alone: {_make('debug', ledger)} TRIAL={number}", soft_wrap=True
+            )
         console.print(f"once it is mended: {_make('resume', ledger)}", soft_wrap=True)
     else:
-        console.print(Text("no trial came to a value", style="red"))
+        missing = "no trial came to a value" if study.complete else f"the sweep ended early. {go_on}"
+        console.print(Text(missing, style="red"), soft_wrap=True)
     return EXIT_STOPPED
