@@ -31,7 +31,7 @@ class Headline:
     rejected: int
     """Proposals that a constraint refused before they ran."""
     busy_seconds: float
-    """The time in which at least one trial ran: pauses between an interruption and a resume do not count."""
+    """The time in which at least one trial trained: pauses between an interruption and a resume do not count."""
     trial_seconds: float
     """Training seconds of all trials together."""
     epochs: int
@@ -46,7 +46,7 @@ class Headline:
 
     @property
     def trials_per_hour(self) -> float:
-        """Ended trials an hour of the time in which trials ran; NaN if none did."""
+        """Ended trials an hour of the time in which trials trained; NaN if none did."""
         return self.ended / self.busy_seconds * 3600 if self.busy_seconds > 0 else math.nan
 
 
@@ -63,10 +63,15 @@ def headline(sweep: Sweep) -> Headline:
 
 
 def _busy_seconds(trials: pd.DataFrame) -> float:
-    """The length of the union of all trials' spans. A trial without an end counts for as long as its history goes."""
-    ends = trials["ended"].fillna(trials["started"] + pd.to_timedelta(trials["seconds"].fillna(0), unit="s"))
+    """The length of the union of all trials' training times, each in one piece before the trial's end.
+
+    From `started` to `ended` is more: it holds the trial's wait for a place, and pauses of the sweep, of whose beginnings the
+    ledger knows nothing. A trial without an end trained from its start, as far as is known.
+    """
+    lengths = pd.to_timedelta(trials["seconds"].fillna(0), unit="s")
+    starts = (trials["ended"] - lengths).fillna(trials["started"])
     busy, until = 0.0, None
-    for start, end in sorted((s, e) for s, e in zip(trials["started"], ends, strict=True) if pd.notna(s)):
+    for start, end in sorted((s, e) for s, e in zip(starts, starts + lengths, strict=True) if pd.notna(s)):
         if until is None or start > until:
             busy, until = busy + (end - start).total_seconds(), end
         elif end > until:

@@ -15,7 +15,7 @@ from sweeps.constraints import compile_constraint
 from sweeps.errors import Problem, SpaceError
 from sweeps.extends import load_extended
 from sweeps.hydra_overrides import Scalar, override
-from sweeps.located_yaml import display
+from sweeps.located_yaml import describe, display
 from sweeps.located_yaml import dump as dump_yaml
 from sweeps.schema import Budget, GuardOptions, Objective, Parameter, Resources, Search, SearchSpace, Stopping
 from sweeps.space_reader import read_space
@@ -73,7 +73,20 @@ def load_space(name_or_path: str | Path, directory: Path | str = DEFAULT_DIRECTO
             hint = f"Did you mean {' or '.join(near)}? " if near else ""
             known = f"{hint}There are: {', '.join(names)}." if names else f"{display(Path(directory))} holds none."
             raise SpaceError(f"There is no search space {text!r}. {known}")
-    return read_space(load_extended(file), file.stem)
+    space = read_space(load_extended(file), file.stem)
+    _check_starts(space)
+    return space
+
+
+def _check_starts(space: SearchSpace) -> None:
+    problems = []
+    for index, start in enumerate(space.search.start_with):
+        try:
+            complete_start(space, start)
+        except ValueError as error:
+            problems.append(Problem(space.where(("search", "start_with", index)), f"search.start_with.{index}: {error}"))
+    if problems:
+        raise SpaceError(problems)
 
 
 def suggest(space: SearchSpace, trial: optuna.trial.BaseTrial) -> dict[str, Scalar]:
@@ -85,12 +98,13 @@ def suggest(space: SearchSpace, trial: optuna.trial.BaseTrial) -> dict[str, Scal
     return chosen
 
 
-def sample(space: SearchSpace, rng: random.Random) -> dict[str, Scalar]:
-    """Draw every active parameter from its distribution, without a study."""
+def sample(space: SearchSpace, rng: random.Random, given: Mapping[str, Scalar] | None = None) -> dict[str, Scalar]:
+    """Draw every active parameter from its distribution, without a study; those in `given` are as given."""
+    given = given or {}
     chosen: dict[str, Scalar] = {}
     for key, parameter in space.parameters.items():
         if parameter.active(chosen):
-            chosen[key] = parameter.distribution.draw(rng)
+            chosen[key] = given[key] if key in given else parameter.distribution.draw(rng)
     return chosen
 
 
@@ -136,17 +150,34 @@ def violated(space: SearchSpace, parameters: Mapping[str, Scalar], network_size:
 
 
 def complete_start(space: SearchSpace, start: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """`start` with the parameters that its own need to be active, at the first value that makes them so.
+    """`start` with the parameters that its own need to be active, each at the first value with which all that need it are.
 
     >>> # with `model.net.auxiliary_hidden_size: {choice: [8, 16], when: {model: vimh_cnn}}`
     >>> complete_start(space, {"model.net.auxiliary_hidden_size": 8})  # doctest: +SKIP
     {'model': 'vimh_cnn', 'model.net.auxiliary_hidden_size': 8}
+
+    Raises:
+        ValueError: they cannot all be active together; the message says over which parameter their conditions disagree.
     """
-    complete = dict(start)
-    for key in reversed(space.parameters):
-        if key in complete:
-            for other, values in space.parameters[key].when:
-                complete.setdefault(other, values[0])
+    complete: dict[str, Scalar] = {}
+    needs: dict[str, dict[str, tuple[Scalar, ...]]] = {}
+    # Conditions are met one parameter at a time, without a search: which others a parameter needs does not depend on its value.
+    for key in reversed(space.parameters):  # all that need it come before it here
+        needed = needs.get(key, {})
+        if key in start:
+            options: tuple[Scalar, ...] = (start[key],)
+        elif needed:
+            options = next(iter(needed.values()))
+        else:
+            continue
+        fitting = [value for value in options if all(value in values for values in needed.values())]
+        if not fitting:
+            wanted = ", ".join(f"{name} needs {' or '.join(map(describe, values))}" for name, values in needed.items())
+            given = f", and this setting has {describe(start[key])}" if key in start else ""
+            raise ValueError(f"its parameters are never active together: of {key}, {wanted}{given}")
+        complete[key] = fitting[0]
+        for other, values in space.parameters[key].when:
+            needs.setdefault(other, {})[key] = values
     return {key: complete[key] for key in space.parameters if key in complete}
 
 

@@ -9,7 +9,7 @@ import random
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ from sweeps.errors import Problem, SpaceError, suggestions
 from sweeps.hydra_overrides import Scalar, key_of
 from sweeps.located_yaml import KeyPath
 from sweeps.schema import SearchSpace
-from sweeps.space import overrides, sample, violated
+from sweeps.space import complete_start, overrides, sample, violated
 
 if TYPE_CHECKING:
     from lhtx.compose import Description
@@ -64,11 +64,11 @@ class Validation:
 
 def validate(space: SearchSpace, samples: int = 20) -> Validation:
     """Compose the base config, every option of every choice and both ends of each range (each with what its conditions
-    need), and `samples` settings drawn at random.
+    need), at least `samples` settings drawn at random, and the settings to start with.
 
     Raises:
-        SpaceError: something does not compose, the objective is never logged, or the constraints leave nothing; with the file
-            and line of the override to blame.
+        SpaceError: something does not compose, the objective is never logged, or the constraints leave nothing, or nothing of a
+            setting to start with; with the file and line of the override to blame.
         lhtx.errors.DatasetError: the base config's dataset cannot be read or made.
     """
     return _Validator(space).validate(samples)
@@ -79,8 +79,10 @@ class _Validator:
         self.space = space
         self.problems: list[Problem] = []
         self.known: dict[tuple[str, ...], Description] = {}
-        self.sizing: set[str] = set()
-        """The parameters that were seen to change the network's size, and those that make them active."""
+        keys = tuple(space.parameters)
+        self.composing = any(compile_constraint(text, keys).needs_size for text in space.constraints)
+        """Whether a constraint asks for the network's size. Any parameter may change that, alone or together with others, so
+        that it takes composing the whole setting."""
 
     def describe(self, chosen: Sequence[str]) -> Description:
         key = tuple(chosen)
@@ -93,13 +95,16 @@ class _Validator:
         self.base()
         self.each_value()
         self.stop_if_problems()
-        sizes = self.drawn(samples)
+        sizes = self.drawn(max(samples, DRAWS_TO_COMPOSE) if self.composing else samples)
+        self.stop_if_problems()
+        rejected = self.rejected()
+        self.starts()
         self.stop_if_problems()
         return Validation(
             parameters=len(self.space.parameters),
             conditional=sum(bool(parameter.when) for parameter in self.space.parameters.values()),
             constraints=len(self.space.constraints),
-            rejected=self.rejected(),
+            rejected=rejected,
             sizes={name: Sizes(min(found), round(median(found)), max(found)) for name, found in sorted(sizes.items())},
             composed=len(self.known),
             seconds=time.monotonic() - start,
@@ -144,41 +149,24 @@ class _Validator:
             for needed in self.activations(key):
                 if needed and not self.composes(overrides(self.space, needed)):
                     continue  # reported for the parameter that the condition names
-                sizes = {self.describe(overrides(self.space, needed)).parameters}
                 for value in parameter.distribution.ends():
-                    description = self.attempt({**needed, key: value}, ("space", key))
-                    if description is not None:
-                        sizes.add(description.parameters)
-                if len(sizes) > 1:
-                    self.sizing |= {key, *needed}
+                    self.attempt({**needed, key: value}, ("space", key))
 
     def activations(self, key: str) -> list[dict[str, Scalar]]:
         """Settings of other parameters that make `key` active: one for each value of its first condition."""
-        conditions = self.space.parameters[key].when
-        if not conditions:
+        parameter = self.space.parameters[key]
+        if not parameter.when:
             return [{}]
-        first, values = conditions[0]
+        first, values = parameter.when[0]
         found = []
         for value in values:
-            setting = self.activate(key, {first: value})
-            if setting is not None:
-                found.append(setting)
+            try:
+                setting = complete_start(self.space, {first: value, key: parameter.distribution.ends()[0]})
+            except ValueError:
+                continue  # the other conditions need another value of the first
+            del setting[key]
+            found.append(setting)
         return found
-
-    def activate(self, key: str, setting: dict[str, Scalar]) -> dict[str, Scalar] | None:
-        """`setting` with what `key` needs, and what that needs in turn; None if it contradicts `setting`."""
-        for other, values in self.space.parameters[key].when:
-            if other in setting:
-                if setting[other] not in values:
-                    return None
-                complete = self.activate(other, setting)
-            else:
-                attempts = (self.activate(other, {**setting, other: value}) for value in values)
-                complete = next((attempt for attempt in attempts if attempt is not None), None)
-            if complete is None:
-                return None
-            setting = complete
-        return {name: setting[name] for name in self.space.parameters if name in setting}
 
     def attempt(self, parameters: Mapping[str, Scalar], path: KeyPath) -> Description | None:
         """The description of `parameters`; what does not compose, or does not log the objective, is a problem at `path`."""
@@ -195,10 +183,8 @@ class _Validator:
 
     def drawn(self, samples: int) -> dict[str, list[int]]:
         """Compose random settings; the network sizes of those that the constraints accept, by architecture."""
-        rng = random.Random(self.space.search.seed)
         sizes: dict[str, list[int]] = defaultdict(list)
-        for _ in range(samples):
-            parameters = sample(self.space, rng)
+        for parameters in self.draws(samples):
             try:
                 description = self.describe(overrides(self.space, parameters))
             except (ConfigError, DatasetError) as error:
@@ -207,41 +193,50 @@ class _Validator:
                 path = ("space",) if culprit is None else ("space", list(parameters)[culprit])
                 self.problem(path, f"{error} (in the setting {' '.join(chosen)})")
                 continue
-            if violated(self.space, parameters, lambda description=description: description.parameters) is None:
+            if self.violated(parameters) is None:
                 sizes[description.network].append(description.parameters)
         return sizes
 
+    def draws(self, count: int, given: Mapping[str, Scalar] | None = None) -> list[dict[str, Scalar]]:
+        """Random settings with what is `given`: always the same ones, of which a smaller `count` has the first."""
+        rng = random.Random(self.space.search.seed)
+        return [sample(self.space, rng, given) for _ in range(count)]
+
+    def violated(self, parameters: Mapping[str, Scalar]) -> str | None:
+        """The constraint that rejects `parameters`, which compose."""
+        return violated(self.space, parameters, lambda: self.describe(overrides(self.space, parameters)).parameters)
+
     def rejected(self) -> float:
-        """The share of draws that the constraints reject. A network is composed once for each setting of the parameters that
-        change its size."""
+        """The share of draws that the constraints reject. Those that it takes composing are among `drawn`."""
         if not self.space.constraints:
             return 0.0
-        keys = tuple(self.space.parameters)
-        composing = any(compile_constraint(text, keys).needs_size for text in self.space.constraints)
-        draws = DRAWS_TO_COMPOSE if composing else DRAWS
-        rng = random.Random(self.space.search.seed)
-        size = self.cached_size()
-        count = 0
-        for _ in range(draws):
-            parameters = sample(self.space, rng)
-            count += violated(self.space, parameters, lambda parameters=parameters: size(parameters)) is not None
-        if count == draws:
+        draws = self.draws(DRAWS_TO_COMPOSE if self.composing else DRAWS)
+        count = sum(self.violated(parameters) is not None for parameters in draws)
+        if count == len(draws):
             texts = ", ".join(self.space.constraints)
-            self.problem(("constraints",), f"all of {draws} draws are rejected by {texts}: nothing is left to search")
+            self.problem(("constraints",), f"all of {count} draws are rejected by {texts}: nothing is left to search")
             self.stop_if_problems()
-        return count / draws
+        return count / len(draws)
 
-    def cached_size(self) -> Callable[[Mapping[str, Scalar]], int]:
-        sizes: dict[tuple[tuple[str, Scalar], ...], int] = {}
+    def starts(self) -> None:
+        """A setting to start with composes, and in some way to draw what it leaves open the constraints accept it."""
+        for index, start in enumerate(self.space.search.start_with):
+            self.start(("search", "start_with", index), complete_start(self.space, start))
 
-        def size(parameters: Mapping[str, Scalar]) -> int:
-            setting = {key: value for key, value in parameters.items() if key in self.sizing}
-            key = tuple(setting.items())
-            if key not in sizes:
-                sizes[key] = self.describe(overrides(self.space, setting)).parameters
-            return sizes[key]
-
-        return size
+    def start(self, path: KeyPath, given: Mapping[str, Scalar]) -> None:
+        draws = self.draws(DRAWS_TO_COMPOSE if self.composing else DRAWS, given)
+        ways = list({tuple(parameters.items()): parameters for parameters in draws}.values())
+        for number, parameters in enumerate(ways):
+            if (number == 0 or self.composing) and self.attempt(parameters, path) is None:
+                return
+            broken = self.violated(parameters)
+            if broken is None:
+                return
+        if len(ways) == 1:
+            self.problem(path, f"is rejected by the constraint {broken}")
+        else:
+            what = f"is rejected in all of {len(ways)} ways to draw what it leaves open, in the last by the constraint {broken}"
+            self.problem(path, what)
 
 
 def blamed(chosen: Sequence[str], message: str) -> int | None:

@@ -55,6 +55,8 @@ class Made:
     started: float = 0.0
     """Seconds after the sweep's start."""
     seconds: float = 10.0
+    pause: float = 0.0
+    """Seconds between its start and its end in which it did not train, since the sweep was interrupted."""
     error: str = ""
     gradients: bool = True
 
@@ -95,7 +97,7 @@ def frozen(made: Made, mode: str) -> optuna.trial.FrozenTrial:
         user_attrs=note(made),
     )
     trial.datetime_start = start
-    trial.datetime_complete = start + timedelta(seconds=made.seconds) if state.is_finished() else None
+    trial.datetime_complete = start + timedelta(seconds=made.seconds + made.pause) if state.is_finished() else None
     return trial
 
 

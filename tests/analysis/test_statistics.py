@@ -38,6 +38,23 @@ def test_busy_time_leaves_out_the_pause_of_an_interrupted_sweep(write_ledger, ma
     assert line.trial_seconds == 35.0
 
 
+def test_busy_time_leaves_out_the_pause_within_a_trial(write_ledger, made):
+    """Two trials side by side, both for 5 min before and after a day's pause; the next one for 5 min beside the last 5."""
+    day = 86400.0
+    trials = [made((0.5,), seconds=600.0, pause=day) for _ in range(2)]
+    trials.append(made((0.5,), started=day + 300.0, seconds=300.0))
+    line = headline(read(write_ledger(trials)))
+    assert line.busy_seconds == 600.0
+    assert line.trials_per_hour == 18.0
+    assert line.trial_seconds == 1500.0
+
+
+def test_busy_time_of_a_trial_that_waited_for_a_place(write_ledger, made):
+    """Proposed with the first and begun when that had ended: 20 s one after the other, and 10 s of one that still runs."""
+    line = headline(read(write_ledger([made((0.5,)), made((0.5,), pause=10.0), made((0.5,), "running", started=3600.0)])))
+    assert line.busy_seconds == 30.0
+
+
 def test_headline_without_trials(write_ledger):
     line = headline(read(write_ledger([])))
     assert (line.trials, line.busy_seconds) == (0, 0.0)

@@ -10,12 +10,15 @@ from typing import Any
 
 import optuna
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeps.errors import SpaceError
 from sweeps.hydra_overrides import override
+from sweeps.located_yaml import Document
+from sweeps.proposals import make_sampler
 from sweeps.schema import SAMPLER_OPTIONS
 from sweeps.space import (
     SearchSpace,
@@ -29,7 +32,7 @@ from sweeps.space import (
     suggest,
     violated,
 )
-from sweeps.study import make_sampler
+from sweeps.space_reader import read_space
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -107,6 +110,69 @@ def test_enqueued_starts_are_what_is_suggested(rich: SearchSpace) -> None:
     }
     assert second["features"] == "[]"
     assert second["lr"] == 0.01
+
+
+NEEDY = """
+  model: [mlp, sdn, cnn]
+  lin1: {choice: [8, 16], when: {model: [mlp, sdn]}}
+  lin2: {choice: [8, 16], when: {model: [sdn]}}
+  conv: {choice: [8, 16], when: {model: cnn}}
+  rate: {choice: [1, 2], when: {lin1: [8, 16], lin2: 16}}
+"""
+"""In line 7 and after it: the model that suits several parameters is not the first of each one's."""
+
+
+@pytest.mark.parametrize(
+    ("start", "complete"),
+    [
+        ({"lin1": 8, "lin2": 16}, {"model": "sdn", "lin1": 8, "lin2": 16}),
+        ({"lin2": 16, "lin1": 8}, {"model": "sdn", "lin1": 8, "lin2": 16}),
+        ({"lin1": 16}, {"model": "mlp", "lin1": 16}),
+        ({"rate": 2}, {"model": "sdn", "lin1": 8, "lin2": 16, "rate": 2}),
+        ({"lin1": 16, "rate": 2}, {"model": "sdn", "lin1": 16, "lin2": 16, "rate": 2}),
+        ({}, {}),
+    ],
+)
+def test_a_start_gets_what_all_of_its_parameters_need(
+    make_space: Callable[..., SearchSpace], start: dict[str, Any], complete: dict[str, Any]
+) -> None:
+    space = make_space(NEEDY)
+    assert complete_start(space, start) == complete
+    for seed in range(20):
+        drawn = sample(space, random.Random(seed), complete)
+        consistent(space, drawn)
+        assert {key: drawn[key] for key in complete} == complete
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ("{lin1: 8, conv: 8}", "of model, conv needs 'cnn', lin1 needs 'mlp' or 'sdn'"),
+        ("{model: mlp, rate: 1}", "of model, lin2 needs 'sdn', lin1 needs 'mlp' or 'sdn', and this setting has 'mlp'"),
+    ],
+)
+def test_a_start_whose_parameters_are_never_active_together(
+    make_space: Callable[..., SearchSpace], start: str, message: str
+) -> None:
+    with pytest.raises(SpaceError) as refused:
+        make_space(f"{NEEDY}search:\n  start_with:\n    - {{lin1: 8}}\n    - {start}\n")
+    (problem,) = refused.value.problems
+    assert problem.where.endswith("test.yaml:16")
+    assert problem.what == f"search.start_with.1: its parameters are never active together: {message}"
+
+
+@given(st.data())
+def test_a_part_of_any_trial_is_completed_to_a_trial(data: st.DataObject) -> None:
+    """Whatever of a setting is given, there is a trial that has it; and completing adds no more the second time."""
+    space = read_space(Document(Path("rich.yaml"), yaml.safe_load(RICH)), "rich")
+    trial = sample(space, random.Random(data.draw(st.integers(0, 1000))))
+    start = {key: trial[key] for key in data.draw(st.sets(st.sampled_from(list(trial))))}
+    complete = complete_start(space, start)
+    assert complete.items() >= start.items()
+    assert complete_start(space, complete) == complete
+    drawn = sample(space, random.Random(0), complete)
+    consistent(space, drawn)
+    assert drawn.items() >= complete.items()
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])

@@ -77,19 +77,66 @@ def test_a_sound_space_is_counted(make: Callable[..., SearchSpace], size: Callab
     assert found.composed == 5  # base, two models, two widths: the draws are all among them
 
 
-def test_the_size_is_composed_once_for_each_setting_that_changes_it(
+def test_a_constraint_on_the_size_is_judged_by_the_whole_setting(
     make: Callable[..., SearchSpace], described: list[tuple[str, ...]], size: Callable[..., int]
 ) -> None:
+    """Half of the draws have the branch, half of these a wide one; without the branch its width changes nothing."""
+    branch = "data.auxiliary_features=[decay_time]"
+    narrow, wide = size(branch, "model.net.auxiliary_hidden_size=8"), size(branch, "model.net.auxiliary_hidden_size=4096")
+    assert size("model.net.auxiliary_hidden_size=4096") == size() < narrow < wide
     space = make(
-        "  model.optimizer.lr: {log_uniform: [1.0e-4, 1.0e-1]}\n"
-        "  model.net.fc_hidden: {power_of_two: [16, 128]}\n"
-        f"constraints: [parameters < {size('model.net.fc_hidden=64')}]\n"
+        "  data.auxiliary_features: [[], [decay_time]]\n"
+        "  model.net.auxiliary_hidden_size: [8, 4096]\n"
+        f"constraints: [parameters < {wide}]\n"
     )
     found = validate(space, samples=2)
-    assert found.rejected == pytest.approx(0.5, abs=0.2)
-    # base, two ends of each, two draws, and the four widths without those that were its ends
-    assert len(described) == found.composed == 1 + 4 + 2 + 2
-    assert found.sizes["SimpleCNN"].maximum < size("model.net.fc_hidden=64")
+    assert found.rejected == pytest.approx(0.25, abs=0.15)
+    assert found.sizes["SimpleCNN"].maximum == narrow
+    assert len(described) == found.composed == 1 + 2 + 2 + 4  # base, each value, all combinations: none twice
+
+
+STARTS = {
+    "rejected by what it gives": (
+        "  seed: [1, 2]\nconstraints: [seed < 2]\nsearch:\n  start_with:\n    - {seed: 1}\n    - {seed: 2}",
+        r":14: search.start_with.1: is rejected by the constraint seed < 2 \(seed = 2\)",
+    ),
+    "rejected with all that it leaves open": (
+        "  seed: {int: [1, 4]}\n  data.batch_size: [8, 16]\nconstraints: [seed * data.batch_size < 32]\n"
+        "search: {start_with: [{seed: 4}]}",
+        r":12: search.start_with.0: is rejected in all of 2 ways to draw what it leaves open, in the last by the constraint",
+    ),
+    "too large a network": (
+        "  model.net.fc_hidden: [16, 4096]\nconstraints: [parameters < 300_000]\n"
+        "search: {start_with: [{model.net.fc_hidden: 4096}]}",
+        r":11: search.start_with.0: is rejected by the constraint parameters < 300_000 \(parameters = ",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STARTS)
+def test_a_start_that_no_trial_can_have(make: Callable[..., SearchSpace], case: str) -> None:
+    text, message = STARTS[case]
+    with pytest.raises(SpaceError, match=f"test.yaml{message}") as refused:
+        validate(make(text), samples=1)
+    assert len(refused.value.problems) == 1
+
+
+def test_a_start_that_does_not_compose(make: Callable[..., SearchSpace], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the ends of its range nor the one draw show that."""
+
+    def refusing(overrides: list[str]) -> Description:
+        if "seed=7" in overrides:
+            raise ConfigError("'seed=7' does not compose")
+        return describe(overrides)
+
+    monkeypatch.setattr(sweeps.validation, "describe", refusing)
+    with pytest.raises(SpaceError, match=r"test.yaml:10: search.start_with.0: 'seed=7' does not compose$"):
+        validate(make("  seed: {int: [1, 1000]}\nsearch: {start_with: [{seed: 7}]}"), samples=1)
+
+
+def test_a_start_may_leave_open_what_a_constraint_looks_at(make: Callable[..., SearchSpace]) -> None:
+    text = "  seed: {int: [1, 4]}\n  data.batch_size: [8, 16]\nconstraints: [seed * data.batch_size <= 32]\n"
+    assert validate(make(text + "search: {start_with: [{seed: 4}]}"), samples=1).rejected == pytest.approx(0.25, abs=0.05)
 
 
 FAULTS = {
