@@ -3,7 +3,9 @@ from the dataset's own description, for training, evaluation and parameter count
 """
 
 import copy
+import inspect
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +18,12 @@ from lightning import LightningDataModule, LightningModule
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from lhtx.config_errors import call_refusal, near, refusal
+from lhtx.config_errors import call_refusal, near, refusal, unresolved
 from lhtx.errors import CheckpointError, ConfigError, DatasetError
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
+BETTER = {"min": re.compile(r"(^|[/_])(loss|mae)(_best)?$"), "max": re.compile(r"(^|[/_])acc(_best)?$")}
+"""Mode → the names of those metrics of which that end is the better one. Of others, either may be wanted."""
 
 
 def project_root() -> str:
@@ -57,6 +61,8 @@ def compose(overrides: Sequence[str], config_name: str = "train") -> DictConfig:
         return cfg
     except (HydraException, TypeError) as error:  # Hydra trips with a TypeError over a group set to a list of numbers
         raise refusal(error, overrides, CONFIGS, lambda others: _compose_or_default(others, config_name)) from error
+    except OmegaConfBaseException as error:
+        raise unresolved(error, cfg, "paths.output_dir") from error
 
 
 def _compose(overrides: list[str], config_name: str) -> DictConfig:
@@ -133,7 +139,7 @@ def instantiate(cfg: DictConfig, key: str, **arguments: Any) -> Any:
         target = node.get("_target_", full_key) if OmegaConf.is_dict(node) else full_key
         raise call_refusal(cause, full_key, target, hydra.utils.get_object) from error
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{key}: {' '.join(str(error).split())}") from error
+        raise unresolved(error, cfg, key) from error
 
 
 def resolved(cfg: DictConfig) -> DictConfig:
@@ -141,7 +147,7 @@ def resolved(cfg: DictConfig) -> DictConfig:
     try:
         return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"the config cannot be resolved: {' '.join(str(error).split())}") from error
+        raise unresolved(error, cfg, "the config") from error
 
 
 @dataclass(frozen=True)
@@ -151,7 +157,7 @@ class Description:
     Attributes:
         config: composed and configured.
         parameters: how many the network has, trainable or not.
-        metrics: every name that can be monitored or optimized, sorted.
+        metrics: every name that a run logs, sorted. Those of `test/` come after the last epoch: they cannot be optimized.
         network: the network's class name.
     """
 
@@ -165,7 +171,7 @@ def describe(overrides: Sequence[str]) -> Description:
     """Composes and configures `overrides` and builds the task on the meta device, where no weight is allocated.
 
     Raises:
-        ConfigError: it does not compose, a class refuses its arguments, or a monitored metric is never logged.
+        ConfigError: it does not compose, a class refuses its arguments, or what it monitors makes no sense (`check_monitored`).
         DatasetError: the dataset cannot be read or made.
     """
     cfg = configure(compose(overrides))
@@ -187,11 +193,61 @@ def metric_names(cfg: DictConfig, task: LightningModule) -> tuple[str, ...]:
 
 
 def check_monitored(cfg: DictConfig, metrics: Iterable[str]) -> None:
-    """Raises ConfigError for a metric that `cfg` optimizes or that a callback monitors, but no run of it logs."""
-    metrics = set(metrics)
-    monitored = {"optimized_metric": cfg.get("optimized_metric")}
+    """Refuses what `cfg` optimizes, or a callback monitors, if no epoch of it logs that, or if it is taken the wrong way round.
+
+    Args:
+        cfg: composed.
+        metrics: every name that a run of it logs, as `metric_names` gives them. Those of the test come after the last epoch.
+
+    Raises:
+        ConfigError: a metric that is not among them; the highest of a loss or an error, or the lowest of an accuracy; or one of
+            the validation, or a `ReduceLROnPlateau`, which needs it, where `cfg.trainer` never validates.
+    """
+    metrics = list(metrics)
+    logged = [metric for metric in metrics if not metric.startswith("test/")]
+    watched = [("optimized_metric", cfg.get("optimized_metric"), "optimized_mode", cfg.get("optimized_mode"))]
     for name, node in (cfg.get("callbacks") or {}).items():
-        monitored[f"callbacks.{name}.monitor"] = node.get("monitor")
-    for key, metric in monitored.items():
-        if metric is not None and metric not in metrics:
-            raise ConfigError(f"{key} is {metric!r}, which this run never logs. {near(metric, metrics)}")
+        watched.append((f"callbacks.{name}.monitor", node.get("monitor"), f"callbacks.{name}.mode", _mode(node)))
+    for key, metric, mode_key, mode in watched:
+        if metric is None:
+            continue
+        if metric not in logged:
+            why = "which this run logs after its last epoch only" if metric in metrics else "which this run never logs"
+            raise ConfigError(f"{key} is {metric!r}, {why}. {near(metric, logged)}")
+        better = next((end for end, names in BETTER.items() if names.search(metric)), None)
+        if better and mode in BETTER and mode != better:
+            raise ConfigError(
+                f"{key} is {metric!r} and {mode_key} is {mode!r}, which would take the worst epoch for the best; "
+                f"set {mode_key}={better}"
+            )
+        if metric.startswith("val/") and (why := _never_validates(cfg)):
+            raise ConfigError(
+                f"{key} is {metric!r}, and {why}, so that this run never validates. Change that, or take a metric of train/"
+            )
+    plateau = str(OmegaConf.select(cfg, "model.scheduler._target_")).endswith(".ReduceLROnPlateau")
+    if plateau and (why := _never_validates(cfg, after_epochs=1)):
+        raise ConfigError(f"model.scheduler is ReduceLROnPlateau, which needs val/loss after every epoch, and {why}")
+
+
+def _mode(node: DictConfig) -> str | None:
+    """Whether a callback takes the highest or the lowest value: `mode` in its config, else its class's default."""
+    if "mode" in node:
+        return node.mode
+    mode = inspect.signature(hydra.utils.get_class(node._target_)).parameters.get("mode")
+    return mode.default if mode else None
+
+
+def _never_validates(cfg: DictConfig, after_epochs: int | None = None) -> str | None:
+    """Why `cfg.trainer` does not validate within `after_epochs` epochs (None: in the whole run); None where it does or may."""
+    trainer = cfg.trainer
+    if not cfg.train or trainer.get("fast_dev_run"):  # a development run validates whatever is said here
+        return None
+    if trainer.get("limit_val_batches") == 0:
+        return "trainer.limit_val_batches is 0"
+    every = trainer.get("check_val_every_n_epoch")
+    epochs = trainer.get("max_epochs") if after_epochs is None else after_epochs
+    if every is None or epochs is None or not 0 < epochs < every:
+        return None
+    return f"trainer.check_val_every_n_epoch is {every}" + (
+        f", more than the {epochs} of trainer.max_epochs" if after_epochs is None else ""
+    )

@@ -13,6 +13,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lhtx.errors import ConfigError
 
@@ -94,21 +95,21 @@ def _unknown_key(key: str, config: DictConfig, groups: Mapping[str, list[str]]) 
             place = f"in {path}" if path else "at the top level or among the groups"
             accepted = [*node, *([] if path else groups)]
             message = f"there is no key {part!r} {place}. {near(part, accepted)}"
-            if elsewhere := [known for known in _keys(tree) if known.endswith(f".{key.rpartition('.')[2]}")]:
+            if elsewhere := [known for known, _ in _values(tree) if known.endswith(f".{key.rpartition('.')[2]}")]:
                 message += f" The same name stands at {', '.join(elsewhere)}."
             return f"{message} A new key is added with a leading +."
         node, path = node[part], f"{path}.{part}".lstrip(".")
     return None
 
 
-def _keys(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Every dotted key of a config given as plain containers, leaves and inner nodes."""
-    keys = []
+def _values(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Every dotted key of a config given as plain containers, leaves and inner nodes, and what stands there."""
+    values: list[tuple[str, Any]] = []
     for name, node in tree.items():
-        keys.append(f"{prefix}{name}")
+        values.append((f"{prefix}{name}", node))
         if isinstance(node, dict):
-            keys += _keys(node, f"{prefix}{name}.")
-    return keys
+            values += _values(node, f"{prefix}{name}.")
+    return values
 
 
 def call_refusal(error: Exception, key: str, target: str, locate: Callable[[str], Any]) -> ConfigError:
@@ -126,3 +127,24 @@ def call_refusal(error: Exception, key: str, target: str, locate: Callable[[str]
         accepted = list(inspect.signature(locate(target)).parameters)
         message += f" {near(unexpected[1], accepted)}"
     return ConfigError(message)
+
+
+def unresolved(error: OmegaConfBaseException, cfg: DictConfig, where: str) -> ConfigError:
+    """The `ConfigError` for a value of `cfg` that refers to another one which is not there; `where` is what was being read."""
+    reason = _reason(error)
+    culprits = []
+    for key, value in _values(OmegaConf.to_container(cfg, resolve=False)):
+        try:
+            OmegaConf.select(cfg, key)
+        except OmegaConfBaseException as other:
+            if _reason(other) == reason:
+                first_hand = any(reference in reason for reference in re.findall(r"\$\{\.*([^}:]+)\}", str(value)))
+                culprits.append((not first_hand, key, value))  # others fail because they refer to that one
+    if not culprits:
+        return ConfigError(f"{where}: {reason}")
+    _, key, value = min(culprits, key=lambda culprit: culprit[0])
+    return ConfigError(f"{key} is {value!r}, which cannot be resolved: {reason}. Set {key}, or what it refers to")
+
+
+def _reason(error: OmegaConfBaseException) -> str:
+    return str(error).split("\n    full_key:")[0]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lhtx.checkpoints import load_weights
-from lhtx.compose import build_datamodule, build_task, compose, configure
+from lhtx.compose import build_datamodule, build_task, compose, configure, resolved
 from lhtx.errors import CheckpointError, ConfigError
 from lhtx.runs import (
     CONFIG_FILE,
@@ -29,6 +29,10 @@ from lhtx.runs import (
 )
 
 SPLITS = ("test", "val")
+SAME_SAMPLES = ("train_val_test_split", "split_seed", "use_random_split", "coverage_mode")
+"""Keys of `data` that decide which samples the network has trained on."""
+SAME_INPUTS = ("heads", "channel_selection", "auxiliary_features", "standardise")
+"""Keys of `data` that decide what the network reads and predicts."""
 
 
 def compose_evaluation(overrides: Sequence[str]) -> DictConfig:
@@ -38,7 +42,8 @@ def compose_evaluation(overrides: Sequence[str]) -> DictConfig:
         overrides: `ckpt_path=…`, and whatever is to differ from the run: `split=val`, `data.batch_size=512`, `trainer=gpu`.
 
     Raises:
-        ConfigError: no `ckpt_path`, or an override that does not compose.
+        ConfigError: no `ckpt_path`, an override that does not compose, or one that divides or reads the run's own dataset in
+            another way than the run did.
         CheckpointError: no config beside the checkpoint.
     """
     checkpoint = _checkpoint(overrides)
@@ -51,6 +56,7 @@ def compose_evaluation(overrides: Sequence[str]) -> DictConfig:
     cfg = compose([*overrides, f"hydra.searchpath=['file://{quoted}']"], "evaluate")
     if cfg.split not in SPLITS:
         raise ConfigError(f"split is {cfg.split!r}. Accepted: {', '.join(SPLITS)}")
+    _check_data(resolved(cfg), OmegaConf.load(run / CONFIG_FILE))
     return cfg
 
 
@@ -77,9 +83,27 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         trainer = build_trainer(cfg)
         measure = trainer.test if cfg.split == "test" else trainer.validate
         measure(task, datamodule=datamodule, verbose=False)
-        metrics = floats(trainer.callback_metrics)
+        # The best of a run's epochs is nothing that one pass could measure.
+        metrics = {name: value for name, value in floats(trainer.callback_metrics).items() if not name.endswith("_best")}
         write_metrics(metrics, output / METRICS_FILE)
         return metrics
+
+
+def _check_data(cfg: DictConfig, trained: DictConfig) -> None:
+    """Refuses to measure on samples that the network has trained on, or on inputs that it has not learnt to read."""
+    if "data_dir" not in cfg.data or Path(cfg.data.data_dir).resolve() != Path(trained.data.data_dir).resolve():
+        return  # another dataset: none of its samples has been seen, and what it must have in common is compared later
+    for keys, why in (
+        (SAME_SAMPLES, "another split would measure on samples that it has trained on"),
+        (SAME_INPUTS, "its network reads and predicts nothing else"),
+    ):
+        for key in keys:
+            was, now = trained.data.get(key), cfg.data.get(key)
+            if was != now:
+                raise ConfigError(
+                    f"data.{key} is {now}, and the run of {cfg.ckpt_path} was trained with {was} on the same data; {why}. "
+                    f"Leave data.{key} out"
+                )
 
 
 def _checkpoint(overrides: Sequence[str]) -> Path:

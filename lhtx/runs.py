@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import torch
 from lightning import LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
@@ -46,7 +46,7 @@ def prepare_run(cfg: DictConfig) -> Path:
 
 
 def build_trainer(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> Trainer:
-    """The trainer of `cfg` with its loggers; `callbacks` stand before the config's own."""
+    """The trainer of `cfg` with its loggers; `callbacks` stand before the config's own. It writes no checkpoint but theirs."""
     own = [instantiate(cfg, f"callbacks.{name}") for name in cfg.callbacks or {}]
     loggers = [instantiate(cfg, f"logger.{name}") for name in cfg.logger or {}]
     if not cfg.trainer.enable_checkpointing:
@@ -54,7 +54,16 @@ def build_trainer(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> Traine
     # Callbacks that log come first, so that those which monitor find every metric of the epoch.
     ordered = [c for c in own if not isinstance(c, ModelCheckpoint)] + [*callbacks]
     ordered += [c for c in own if isinstance(c, ModelCheckpoint)]
-    return instantiate(cfg, "trainer", callbacks=ordered, logger=loggers, plugins=[AtomicCheckpointIO()])
+    # Lightning would add a checkpoint of its own where there is none, and refuses any where they are switched off.
+    checkpointing = any(isinstance(callback, Checkpoint) for callback in ordered)
+    return instantiate(
+        cfg,
+        "trainer",
+        callbacks=ordered,
+        logger=loggers,
+        plugins=[AtomicCheckpointIO()],
+        enable_checkpointing=checkpointing,
+    )
 
 
 def floats(metrics: Mapping[str, torch.Tensor]) -> dict[str, float]:

@@ -11,7 +11,7 @@ import torch
 
 from lhtx.errors import ConfigError
 
-_FLOOR = 1.0 / 255.0  # one step of a stored image: what is below it cannot be told from silence
+_STEP = 1.0 / 255.0  # one step of a stored image
 
 
 @dataclass(frozen=True)
@@ -24,24 +24,33 @@ class Feature:
 
 
 def decay_time(images: torch.Tensor) -> torch.Tensor:
-    """Four numbers on the decay of a spectrogram: (N, C, H, W) float in [0, 1], time along the width → (N, 4).
+    """Four numbers on the decay of a sound: log-magnitude (dB) images (N, C, H, W) in [0, 1], time along the width → (N, 4).
 
-    From the temporal envelope e, the mean over frequency of the first channel: log10 of the time constant of an
-    exponential decay, fitted to log e by least squares weighted with e² (the inverse variance of log e for equal noise
-    on e), 100 widths at most; centroid and spread of e in time, as fractions of the width;
-    and peak/end. The time constant is in frames, and, as an image in dB is its own logarithm, comparable between images
-    of one dataset only.
+    The envelope e, the mean over the height of the first channel, is the log envelope of the sound already, so a sound
+    that decays exponentially falls along a straight line until it is lost in noise or silence. The columns:
+
+    - log10 of the time constant: the frames in which that line falls by the whole range of the image, 1. The line is
+      the least-squares one through the frames from the peak down to a quarter of the way above the floor, where bands
+      that are lost already do not bend it yet. The floor is the median of the last quarter of the frames, and what is
+      within three of that quarter's robust standard deviations (1.4826 × the median absolute deviation), or one step of
+      a stored image, counts as floor. The shortest constant, one frame, where fewer than two frames stand out: a click,
+      silence, what falls nowhere, and noise alone but for the few images in which two neighbouring frames stand out by
+      chance; the longest is 100 widths.
+    - centroid and spread of e in time, as fractions of the width; peak/end.
+
+    The constant is proportional to seconds within one dataset, whose frame and dB range are fixed. Images of linear
+    magnitude are not for this feature.
     """
-    envelope = images[:, 0].mean(dim=1).double().clamp_min(1e-6)  # (N, W)
+    envelope = images[:, 0].mean(dim=1).double()  # (N, W)
     width = envelope.shape[1]
     frame = torch.arange(width, dtype=torch.float64, device=images.device)
-    slope = _weighted_slope(frame, envelope.log(), envelope.square())
-    time_constant = 1.0 / (-slope).clamp_min(1.0 / (100.0 * width))
+    time_constant = 1.0 / _decay_slope(envelope, frame).clamp(1.0 / (100.0 * width), 1.0)
     position = frame / max(width - 1, 1)
-    mass = envelope / envelope.sum(dim=1, keepdim=True)
+    mass = envelope.clamp_min(1e-6)
+    mass = mass / mass.sum(dim=1, keepdim=True)
     centroid = mass @ position
     spread = (mass * (position - centroid[:, None]).square()).sum(dim=1).sqrt()
-    ratio = envelope.amax(dim=1) / envelope[:, -1].clamp_min(_FLOOR)
+    ratio = envelope.amax(dim=1) / envelope[:, -1].clamp_min(_STEP)
     return torch.stack([time_constant.log10(), centroid, spread, ratio], dim=1).float()
 
 
@@ -85,9 +94,22 @@ def standardise(features: torch.Tensor, train: torch.Tensor) -> torch.Tensor:
     return scaled.float()
 
 
-def _weighted_slope(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The slope of the weighted least-squares line through (x, y): x (W,), y and weight (N, W) → (N,)."""
-    total = weight.sum(dim=1, keepdim=True)
+def _decay_slope(envelope: torch.Tensor, frame: torch.Tensor) -> torch.Tensor:
+    """The fall per frame of log envelopes (N, W) from their peak to their floor, (N,); 1 where fewer than two frames tell."""
+    peak, first = envelope.max(dim=1, keepdim=True)
+    tail = envelope[:, -max(len(frame) // 4, 1) :]
+    floor = tail.median(dim=1, keepdim=True).values
+    deviation = 1.4826 * (tail - floor).abs().median(dim=1, keepdim=True).values
+    margin = torch.maximum(0.25 * (peak - floor), (3.0 * deviation).clamp_min(_STEP))
+    before = frame < first
+    down = (before | (envelope > floor + margin)).cumprod(dim=1).bool() & ~before  # from the peak, without a gap
+    count = down.sum(dim=1)
+    return torch.where(count < 2, 1.0, -_slope(frame, envelope, down.double()))
+
+
+def _slope(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The slope of the weighted least-squares line through (x, y): x (W,), y and weight (N, W) → (N,); 0 without weight."""
+    total = weight.sum(dim=1, keepdim=True).clamp_min(1e-30)
     x_centred = x - (weight @ x)[:, None] / total
     y_centred = y - (weight * y).sum(dim=1, keepdim=True) / total
     variance = (weight * x_centred.square()).sum(dim=1)

@@ -102,9 +102,17 @@ class BatchOrder(Sampler[torch.Tensor]):
         yield from samples.split(self._sizes)
 
 
+class _LateLoader(DataLoader):
+    """Starts its workers at the first batch: they fetch ahead as soon as they are there, and Lightning tells the epoch
+    only after it has called `iter`."""
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        yield from super().__iter__()
+
+
 def batch_loader(batches: Batches, order: BatchOrder, num_workers: int = 0, pin_memory: bool = False) -> DataLoader:
     """A DataLoader that only hands batches on; it takes no number from the global random state."""
-    return DataLoader(
+    return _LateLoader(
         batches,
         batch_size=None,
         sampler=order,

@@ -29,8 +29,9 @@ class VIMHDataModule(LightningDataModule):
     """Feeds a VIMH dataset to a network, a batch at a time.
 
     A batch is a dict, on the device after `on_after_batch_transfer`: `image` float32 (B, C, H, W), standardised or
-    in [0, 1]; `index` int64 (B, heads), the class of every head in the order of `spec.heads`; `value` float32 (B, heads), the same parameter as a
-    regression target in [0, 1]; and, if there are any, `auxiliary` float32 (B, F), standardised on the train split.
+    in [0, 1]; `index` int64 (B, heads), the class of every head in the order of `spec.heads`; `value` float32 (B, heads),
+    the same parameter as a regression target in [0, 1]; and, if there are any, `auxiliary` float32 (B, F), standardised on
+    the train split.
 
     Args:
         data_dir: the dataset's directory.
@@ -38,7 +39,8 @@ class VIMHDataModule(LightningDataModule):
         target_width: width σ of soft targets in class steps; carried to the task in `spec`, nothing here depends on it.
         heads: the parameters to predict, in that order; None is every varying parameter.
         channel_selection: names or shell patterns of the channels to use; None is all.
-        standardise: give every channel mean 0 and standard deviation 1 over the train split; False leaves [0, 1].
+        standardise: give every channel mean 0 and standard deviation 1 over the train split (an even spread of at most
+            `STANDARDISE_ON` of its images); False leaves [0, 1].
         auxiliary_features: names of `lhtx.data.auxiliary.FEATURES`.
         train_val_test_split: three fractions of the train file (`use_random_split`).
         split_seed: the seed of every split.
@@ -155,8 +157,10 @@ class VIMHDataModule(LightningDataModule):
             columns["auxiliary"] = auxiliary.standardise(features, torch.from_numpy(self.split.train))
         self._batches = Batches(columns)
         if self.standardise:
-            some = torch.from_numpy(self.split.train[:STANDARDISE_ON]).sort().values
-            deviation, self._mean = torch.std_mean(self._batches[some]["image"].float(), dim=(0, 2, 3), keepdim=True, correction=0)
+            train = self.split.train  # ascending, and samples may be stored in order: an even spread over all of them
+            some = torch.from_numpy(train[np.linspace(0, len(train) - 1, min(len(train), STANDARDISE_ON)).astype(int)])
+            images = self._batches[some]["image"].float()
+            deviation, self._mean = torch.std_mean(images, dim=(0, 2, 3), keepdim=True, correction=0)
             self._scale = torch.where(deviation > 0, 1 / deviation, 1.0)
 
     def train_dataloader(self) -> DataLoader:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from lhtx.data.info import HEADER_BYTES, DataFacts, DatasetInfo, check_agreement, read_info
+from lhtx.data.info import HEADER_BYTES, VARYING, DataFacts, DatasetInfo, check_agreement, read_info
 from lhtx.data.pickles import read_pickle
 from lhtx.data.records import Samples, Shape, peek, read_records, record_dtype
 from lhtx.errors import DatasetError
@@ -85,8 +85,18 @@ def _binary_facts(directory: Path, info: DatasetInfo) -> list[DataFacts]:
         whole, rest = divmod(file.stat().st_size, record_dtype(info.version, shape).itemsize)
         if not rest:  # a file that is cut short is refused with its place when its records are read
             counts[f"{part}_samples"] = whole
+    # a version of other records is unknown here only where all samples are pickled
+    offsets = {"height": 0, "width": 2, "channels": 4, VARYING: HEADER_BYTES.get(info.version)}
     found = [
-        DataFacts(f"{name}, record 0", shape.height, shape.width, shape.channels, shape.parameters, **counts)
+        DataFacts(
+            str(directory / name),
+            shape.height,
+            shape.width,
+            shape.channels,
+            shape.parameters,
+            **counts,
+            places={quantity: f"{directory / name}: record 0, byte {byte}" for quantity, byte in offsets.items()},
+        )
         for name, shape in shapes.items()
     ]
     return found or [DataFacts("the files there are", **counts)]

@@ -17,6 +17,7 @@ from lhtx.errors import DatasetError
 INFO_FILE = "vimh_dataset_info.json"
 HEADER_BYTES = {"2.0": 6, "2.1": 14}
 """Version → bytes before the parameter count of a record."""
+VARYING = "number of varying parameters"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,10 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What the sample files themselves say; None for what is not known yet. `file` is where the shape was read."""
+    """What the sample files themselves say; None for what is not known yet.
+
+    `file` is where it was read, and `places` tells it more closely, for the quantities that have a place of their own.
+    """
 
     file: str
     height: int | None = None
@@ -77,6 +81,7 @@ class DataFacts:
     parameters: int | None = None
     train_samples: int | None = None
     test_samples: int | None = None
+    places: Mapping[str, str] = field(default_factory=dict)
 
 
 def label_encoding(version: str) -> dict[str, Any]:
@@ -114,7 +119,7 @@ def parse_info(document: object, path: Path) -> DatasetInfo:
     if None in (height, width, channels):
         missing = [key for key in ("height", "width", "channels") if key not in document]
         raise DatasetError(f"{path}: {', '.join(missing)} missing; expected whole numbers")
-    _check_image_size(document, f"{height}x{width}x{channels}", path)
+    _check_image_size(document, (height, width, channels), path)
     parameters = _parameters(document, path)
     layout = document.get("layout", "CHW")
     if layout not in ("CHW", "HWC"):
@@ -158,7 +163,7 @@ def check_agreement(directory: Path, info: DatasetInfo, data: DataFacts | None =
     data_total = sum(counts) if None not in counts else None
     rows = [(key, getattr(hint, key), getattr(info, key), getattr(facts, key)) for key in ("height", "width", "channels")]
     rows += [
-        ("number of varying parameters", hint.parameters, len(info.varying), facts.parameters),
+        (VARYING, hint.parameters, len(info.varying), facts.parameters),
         ("number of train samples", None, info.train_samples, facts.train_samples),
         ("number of test samples", None, info.test_samples, facts.test_samples),
         ("number of samples", hint.samples, info.total_samples, data_total),
@@ -166,11 +171,12 @@ def check_agreement(directory: Path, info: DatasetInfo, data: DataFacts | None =
         ("duration in seconds", hint.duration, _number(info.extras.get("duration")), None),
     ]
     for quantity, *values in rows:
+        place = facts.places.get(quantity, facts.file)
         if len({value for value in values if value is not None}) > 1:
             name, described, stored = ("nothing" if value is None else value for value in values)
             raise DatasetError(
                 f"{directory}: the {quantity} is contradictory: the directory name says {name}, {INFO_FILE} says "
-                f"{described}, the data says {stored}" + (f" ({facts.file})" if stored != "nothing" else "")
+                f"{described}, the data says {stored}" + (f" ({place})" if stored != "nothing" else "")
             )
 
 
@@ -194,10 +200,14 @@ def _number(value: object) -> float | None:
     return value if isinstance(value, int | float) else None
 
 
-def _check_image_size(document: Mapping, expected: str, path: Path) -> None:
+def _check_image_size(document: Mapping, expected: tuple[int, int, int], path: Path) -> None:
+    """`image_size` may be left out, or say the shape again: "HxWxC", [H, W, C], [C, H, W] or [H, W]. A number says nothing."""
     size = document.get("image_size")
-    if isinstance(size, str) and size != expected:
-        raise DatasetError(f"{path}: image_size is {size!r}, but height, width and channels make {expected!r}")
+    height, width, channels = expected
+    text = f"{height}x{width}x{channels}"
+    lists = ([height, width, channels], [channels, height, width], [height, width])
+    if isinstance(size, str | list) and size not in (text, *lists):
+        raise DatasetError(f"{path}: image_size is {size!r}, but height, width and channels make {text!r}")
 
 
 def _sample_counts(document: Mapping, path: Path) -> tuple[int | None, int | None, int | None]:

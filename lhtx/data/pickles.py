@@ -161,7 +161,7 @@ def _labels(file: Path, content: dict, samples: int, info: DatasetInfo) -> tuple
     rows = content[key] if isinstance(content[key], _Array | list | tuple) else None
     rows = rows.array.tolist() if isinstance(rows, _Array) and rows.array.dtype == object else rows
     if isinstance(rows, list | tuple):
-        lengths = np.array([np.size(row) for row in rows], dtype=int)
+        lengths = np.array([_length(row) for row in rows], dtype=int)
         _refuse(file, key, lengths != 1 + 2 * parameters, lengths, f"{1 + 2 * parameters} numbers [N, id, value, …]")
     table = _bytes(file, key, rows)
     if table.shape != (samples, 1 + 2 * parameters):
@@ -180,6 +180,11 @@ def _refuse(file: Path, key: str, wrong: np.ndarray, found: np.ndarray, expected
     if wrong.any():
         record = int(np.argmax(wrong))
         raise DatasetError(f"{file}: {key}, record {record}: found {found[record].tolist()}; expected {expected}")
+
+
+def _length(row: Any) -> int:
+    """How many entries a row has, whatever they are; what is no row has none."""
+    return len(row.array.reshape(-1) if isinstance(row, _Array) else row) if isinstance(row, _Array | list | tuple) else 0
 
 
 def _bytes(file: Path, key: str, value: Any) -> np.ndarray:

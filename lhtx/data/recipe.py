@@ -109,7 +109,8 @@ class Recipe:
             for name, parameter in self.vary.items()
         }
         fixed = {name: self.fixed_value(name) for name in SYNTH_PARAMETERS if name not in self.vary}
-        return asdict(self) | {"vary": ranges, "fixed": fixed, "envelopes": list(self.envelopes)}
+        size = None if self.grid else self.samples
+        return asdict(self) | {"vary": ranges, "fixed": fixed, "envelopes": list(self.envelopes), "size": size}
 
     def fixed_value(self, name: str) -> float:
         """The value of a parameter that does not vary."""

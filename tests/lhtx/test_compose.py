@@ -8,6 +8,9 @@ from lhtx.compose import CONFIGS, build_datamodule, build_task, compose, configu
 from lhtx.config_errors import near, options
 from lhtx.errors import ConfigError
 
+ORDINAL = "model.loss._target_=lhtx.losses.Ordinal"
+PLATEAU = "model.scheduler={_target_:torch.optim.lr_scheduler.ReduceLROnPlateau,_partial_:true}"
+STOPPING = "+callbacks.stop={_target_:lightning.pytorch.callbacks.EarlyStopping"
 OPTIONS = [(group, option) for group, names in options(CONFIGS).items() for option in names]
 
 
@@ -134,6 +137,20 @@ def test_auxiliary_branch_grows_with_its_option(small_data):
         (["optimized_metric=val/acccuracy"], ["optimized_metric is 'val/acccuracy'", "never logs", "val/avg_acc"]),
         (["callbacks.best.monitor=val/los"], ["callbacks.best.monitor is 'val/los'", "Did you mean val/loss"]),
         (["callbacks=none", "optimized_metric=grad/snr"], ["optimized_metric is 'grad/snr'"]),
+        (["optimized_metric=val/loss"], ["'val/loss' and optimized_mode is 'max'", "set optimized_mode=min"]),
+        (["optimized_metric=train/loss"], ["set optimized_mode=min"]),
+        (["optimized_mode=min"], ["'val/avg_acc' and optimized_mode is 'min'", "set optimized_mode=max"]),
+        (["optimized_metric=val/note_number_acc", "optimized_mode=min"], ["set optimized_mode=max"]),
+        ([ORDINAL, "optimized_metric=val/note_number_mae"], ["set optimized_mode=min"]),
+        ([ORDINAL, "optimized_metric=val/mae_best"], ["set optimized_mode=min"]),
+        ([ORDINAL, "optimized_metric=val/avg_mae"], ["set optimized_mode=min"]),
+        ([f"{STOPPING},monitor:val/avg_acc}}"], ["callbacks.stop.mode is 'min'", "set callbacks.stop.mode=max"]),
+        (["optimized_metric=test/loss"], ["optimized_metric is 'test/loss'", "after its last epoch only"]),
+        (["trainer.limit_val_batches=0"], ["trainer.limit_val_batches is 0"]),
+        (["trainer.check_val_every_n_epoch=21"], ["trainer.check_val_every_n_epoch is 21, more than the 20"]),
+        ([PLATEAU, "trainer.check_val_every_n_epoch=2"], ["ReduceLROnPlateau", "trainer.check_val_every_n_epoch is 2"]),
+        ([PLATEAU, "trainer.limit_val_batches=0", "optimized_metric=grad/snr"], ["ReduceLROnPlateau", "is 0"]),
+        (["data.generate=null"], ["data.data_dir is", "data.generate.size", "Set data.data_dir"]),
         (["+model.net.depth=3"], ["model.net", "lhtx.nets.SimpleCNN", "depth", "Accepted: ", "fc_hidden"]),
         (["model.net._target_=lhtx.nets.SimpleCN"], ["model.net", "lhtx.nets.SimpleCN"]),
         (["model.net.dropout=2"], ["dropout", "2"]),
@@ -149,6 +166,40 @@ def test_what_composes_but_cannot_be_built_is_refused_by_key(small_data, overrid
         describe([*small_data, *overrides])
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["optimized_metric=val/loss", "optimized_mode=min"],
+        ["optimized_metric=val/acc_best"],
+        ["optimized_metric=grad/snr"],
+        ["optimized_metric=grad/snr", "optimized_mode=min"],
+        ["optimized_metric=null", "trainer.limit_val_batches=0"],
+        ["train=false", "trainer.limit_val_batches=0"],
+        ["trainer.check_val_every_n_epoch=20"],
+        [f"{STOPPING},monitor:val/loss}}"],
+        [PLATEAU],
+    ],
+)
+def test_what_can_be_optimized_is_not_refused(small_data, overrides):
+    metrics = describe([*small_data, *overrides]).metrics
+    assert "test/loss" in metrics
+
+
+def test_what_cannot_be_monitored_is_not_offered(small_data):
+    with pytest.raises(ConfigError, match=r"Accepted: .*val/loss") as error:
+        describe([*small_data, "optimized_metric=test/avg_acc"])
+    assert "test/" not in str(error.value).partition("Accepted: ")[2]
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [("paths.log_dir=${nowhere}", "paths.log_dir"), ("+model.net.extra=${nowhere.at_all}", "model.net.extra")],
+)
+def test_a_reference_to_nothing_is_refused_where_it_stands(small_data, override, key):
+    with pytest.raises(ConfigError, match=rf"^{key} is '\$\{{nowhere.*cannot be resolved.*Set {key}"):
+        describe([*small_data, override])
 
 
 def test_a_task_needs_a_configured_config():

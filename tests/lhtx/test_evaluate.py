@@ -60,7 +60,7 @@ def test_overrides_change_the_run_s_config_and_nothing_else_does(run, evaluation
     assert cfg.trainer.limit_test_batches is None
     assert cfg.trainer.accelerator == saved.trainer.accelerator
     metrics = evaluate(cfg)
-    assert set(metrics) == {"val/loss", "val/avg_acc", "val/note_number_acc", "val/log10_decay_time_acc", "val/acc_best"}
+    assert set(metrics) == {"val/loss", "val/avg_acc", "val/note_number_acc", "val/log10_decay_time_acc"}  # and no val/acc_best
 
 
 def test_groups_can_be_chosen_too(evaluation, tmp_path):
@@ -106,9 +106,43 @@ def test_another_network_is_refused_by_its_first_tensor(evaluation):
         evaluate(cfg)
 
 
-def test_other_data_are_refused_by_what_differs(evaluation):
-    with pytest.raises(CheckpointError, match=r"trained with dataset\.heads"):
-        evaluate(compose_evaluation(evaluation("data.heads=[note_number]")))
+def test_other_data_are_refused_by_what_differs(evaluation, vimh_dataset):
+    with pytest.raises(CheckpointError, match=r"trained with dataset\.channels = 1"):
+        evaluate(compose_evaluation(evaluation(f"data.data_dir={vimh_dataset}", "data.generate=null")))
+    with pytest.raises(CheckpointError, match=r"trained with dataset\.target_width = 0\.0"):
+        evaluate(compose_evaluation(evaluation("data.target_width=1.0")))
+
+
+@pytest.mark.parametrize(
+    ("override", "was", "why"),
+    [
+        ("data.split_seed=7", "42", "samples that it has trained on"),
+        ("data.train_val_test_split=[0.5,0.3,0.2]", "[0.7, 0.2, 0.1]", "samples that it has trained on"),
+        ("data.use_random_split=false", "True", "samples that it has trained on"),
+        ("data.coverage_mode=true", "False", "samples that it has trained on"),
+        ("data.standardise=false", "True", "reads and predicts nothing else"),
+        ("data.channel_selection=[0]", "None", "reads and predicts nothing else"),
+        ("data.heads=[note_number]", "None", "reads and predicts nothing else"),
+        ("data.auxiliary_features=[decay_time]", "[]", "reads and predicts nothing else"),
+    ],
+)
+def test_the_run_s_own_data_are_split_and_read_as_the_run_did(evaluation, override, was, why):
+    key, value = override.split("=")
+    with pytest.raises(ConfigError) as error:
+        compose_evaluation(evaluation(override))
+    message = str(error.value).replace(" ", "").replace("'", "")
+    for words in (
+        f"{key} is {value.title() if value in ('true', 'false') else value}",
+        f"trained with {was}",
+        why,
+        f"Leave {key} out",
+    ):
+        assert words.replace(" ", "") in message
+
+
+def test_another_dataset_may_be_split_in_its_own_way(evaluation, tmp_path):
+    cfg = compose_evaluation(evaluation(f"data.data_dir={tmp_path / 'other'}", "data.generate.seed=1", "data.split_seed=7"))
+    assert set(evaluate(cfg)) >= {"test/loss", "test/avg_acc"}
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(run, evaluation, tmp_path):

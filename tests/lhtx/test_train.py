@@ -152,8 +152,27 @@ def test_a_metric_that_is_never_logged_is_refused_before_training(quiet, tmp_pat
 
 
 def test_an_optimized_metric_lost_with_validation_is_an_error(quiet):
+    endless = (
+        "trainer.max_epochs=-1",
+        "trainer.max_steps=3",
+        "trainer.check_val_every_n_epoch=5",
+    )  # how long it takes is not known
     with pytest.raises(ConfigError, match=r"optimized_metric is 'val/avg_acc', which this run did not log"):
-        train(compose(quiet("run", "trainer.limit_val_batches=0")))
+        train(compose(quiet("run", *endless)))
+
+
+@pytest.mark.parametrize("override", ["trainer.limit_val_batches=0", "trainer.check_val_every_n_epoch=5"])
+def test_a_run_that_never_validates_is_refused_before_training(quiet, tmp_path, override):
+    with pytest.raises(
+        ConfigError, match=f"optimized_metric is 'val/avg_acc', and {override.split('=')[0]} is .* never validates"
+    ):
+        train(compose(quiet("run", override)))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("mode", ["trainer.fast_dev_run=true", "optimized_metric=train/avg_acc"])
+def test_a_run_that_needs_no_validation_trains_without(quiet, mode):
+    assert "train/loss" in train(compose(quiet("run", "trainer.limit_val_batches=0", "trainer.max_epochs=1", mode)))
 
 
 def test_test_without_training_measures_the_given_checkpoint(finished, small_data, tmp_path):
@@ -236,8 +255,7 @@ def test_debug_modes_run(small_data, tmp_path, mode):
 
     silent = ("trainer.enable_progress_bar=false", "trainer.enable_model_summary=false", "threads=1")
     options = (f"paths.log_dir={tmp_path}", "experiment=vimh", f"debug={mode}", "data.batch_size=16")
-    speed = ["model.optimizer.lr=0.01"] if mode == "overfit" else []
-    cfg = compose([*small_data, *silent, *options, *speed])
+    cfg = compose([*small_data, *silent, *options])
     metrics = train(cfg, callbacks=[Count()])
     output = Path(cfg.paths.output_dir)
     assert output.parent == tmp_path / "debug" / "runs"
@@ -248,8 +266,44 @@ def test_debug_modes_run(small_data, tmp_path, mode):
     assert (output / "checkpoints" / "best.ckpt").exists() == (mode != "fdr")
     if mode == "profiler":
         assert "run_training_epoch" in (output / "fit-profile.txt").read_text()
-    if mode == "overfit":
-        assert metrics["train/avg_acc"] > 0.8  # 8 samples, 24 classes
+
+
+@pytest.mark.parametrize("model", ["vimh_cnn", "vimh_mlp", "vimh_sdn"])
+def test_every_model_learns_a_few_samples_by_heart(small_data, tmp_path, model):
+    silent = ("trainer.enable_progress_bar=false", "trainer.enable_model_summary=false", "threads=1", "callbacks=none")
+    options = ("experiment=vimh", f"model={model}", "debug=overfit", "test=false", "data.generate.size=1200")
+    cfg = compose([*small_data, f"paths.log_dir={tmp_path}", *options, *silent])
+    assert (cfg.model.net.dropout, cfg.data.target_width, cfg.data.use_random_split) == (0, 0, True)
+    assert train(cfg)["train/avg_acc"] > 0.9  # 60 samples, 24 classes
+
+
+def test_without_a_configured_checkpoint_none_is_written(quiet, tmp_path):
+    train(compose(quiet("run", "callbacks=none", "trainer.max_epochs=1")))
+    assert list(tmp_path.rglob("*.ckpt")) == []
+
+
+def test_a_watching_callback_goes_with_checkpoints_switched_off(quiet, tmp_path):
+    train(compose(quiet("run", "trainer.enable_checkpointing=false", "trainer.max_epochs=1")), callbacks=[Checkpoint()])
+    assert list(tmp_path.rglob("*.ckpt")) == []
+
+
+def test_the_lowest_loss_is_the_best_epoch(quiet, tmp_path):
+    losses = []
+
+    class Losses(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            losses.append(float(trainer.callback_metrics["val/loss"]))
+
+    options = (
+        "optimized_metric=val/loss",
+        "optimized_mode=min",
+        "model.optimizer.lr=0.1",
+        "trainer.max_epochs=4",
+        "test=false",
+    )
+    train(compose(quiet("run", *options)), callbacks=[Losses()])
+    assert losses.index(min(losses)) != losses.index(max(losses))
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")["epoch"] == losses.index(min(losses))
 
 
 def test_table_puts_the_test_first_and_aligns():

@@ -161,6 +161,15 @@ def test_images_are_standardised_channel_by_channel_on_the_train_split(vimh_data
     assert torch.allclose(_all(standardised, "val")["image"], expected, atol=1e-4)
 
 
+def test_standardisation_is_of_the_whole_train_split_however_it_is_stored(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("lhtx.data.datamodule.STANDARDISE_ON", 64)
+    ranges = {"log10_decay_time": None, "note_velocity": {"min": 40, "max": 120, "step": 5}}  # a grid is stored in order
+    recipe = {"grid": True, "vary": ranges, "envelopes": [], "height": 8, "width": 8, "test_fraction": 0.0}
+    train = _all(_ready(tmp_path / "grid", generate=recipe), "train")["image"]
+    assert len(train) > 4 * 64
+    assert abs(train.mean().item()) < 0.05
+    assert train.std().item() == pytest.approx(1.0, abs=0.05)
+
 
 class _Recorder(lightning.LightningModule):
     """Trains a single number and keeps the labels of every batch that it sees, by epoch."""
@@ -182,7 +191,9 @@ class _Recorder(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def _fit(directory: Path, epochs: int, root: Path, checkpoint: str | None = None) -> tuple[_Recorder, lightning.Trainer]:
+def _fit(
+    directory: Path, epochs: int, root: Path, checkpoint: str | None = None, **options
+) -> tuple[_Recorder, lightning.Trainer]:
     trainer = lightning.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -193,15 +204,16 @@ def _fit(directory: Path, epochs: int, root: Path, checkpoint: str | None = None
         enable_checkpointing=False,
     )
     module = _Recorder()
-    trainer.fit(module, datamodule=VIMHDataModule(directory, batch_size=16), ckpt_path=checkpoint)
+    trainer.fit(module, datamodule=VIMHDataModule(directory, batch_size=16, **options), ckpt_path=checkpoint)
     return module, trainer
 
 
-def test_a_resumed_run_sees_the_order_that_it_would_have_seen(vimh_dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{}, {"in_memory": False}, {"in_memory": False, "num_workers": 1}])
+def test_a_resumed_run_sees_the_order_that_it_would_have_seen(vimh_dataset: Path, tmp_path: Path, options: dict) -> None:
     whole, _ = _fit(vimh_dataset, 4, tmp_path)
     _, trainer = _fit(vimh_dataset, 2, tmp_path)
     trainer.save_checkpoint(tmp_path / "two.ckpt")
-    resumed, _ = _fit(vimh_dataset, 4, tmp_path, str(tmp_path / "two.ckpt"))
+    resumed, _ = _fit(vimh_dataset, 4, tmp_path, str(tmp_path / "two.ckpt"), **options)
     assert sorted(whole.seen) == [0, 1, 2, 3]
     assert resumed.seen == {epoch: whole.seen[epoch] for epoch in (2, 3)}
     assert whole.seen[0] != whole.seen[1]

@@ -111,6 +111,9 @@ def test_a_second_call_finds_the_dataset_and_another_recipe_is_refused(tmp_path:
     before = _files(tmp_path / "set")
     assert generate(recipe, tmp_path / "set") is False
     assert generate(Recipe.from_options(recipe.as_json()), tmp_path / "set") is False
+    unsized = {key: value for key, value in TINY.items() if key != "size"}
+    assert generate(Recipe.from_options(unsized), tmp_path / "default") is True
+    assert generate(Recipe.from_options(unsized | {"size": 256}), tmp_path / "default") is False
     with pytest.raises(DatasetError, match=r"set exists and was made by another recipe: seed is 0 there, 5 here. Delete it"):
         generate(Recipe.from_options(TINY | {"seed": 5}), tmp_path / "set")
     assert _files(tmp_path / "set") == before

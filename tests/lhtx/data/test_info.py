@@ -70,6 +70,11 @@ def test_the_varying_parameters_may_be_names_or_a_count(hand_made, changes: dict
     assert read_info(hand_made(**changes)[0]).varying == ("level",)
 
 
+@pytest.mark.parametrize("size", ["4x5x3", [4, 5, 3], [3, 4, 5], [4, 5], None])
+def test_the_image_size_may_be_said_again(hand_made, size: object) -> None:
+    assert read_info(hand_made(image_size=size)[0]).height == 4
+
+
 def test_all_named_parameters_vary_where_the_json_is_silent(hand_made) -> None:
     assert read_info(hand_made(varying_parameters=None)[0]).varying == ("pitch", "level")
 
@@ -91,6 +96,8 @@ PARAMETERS = {"pitch": {"min": 0, "max": 10, "step": 2}, "level": {"min": -1, "m
         ({"width": 0}, "width is 0; expected a whole number of at least 1"),
         ({"width": "32"}, "width is '32'; expected a whole number"),
         ({"image_size": "4x5x1"}, "image_size is '4x5x1', but height, width and channels make '4x5x3'"),
+        ({"image_size": [4, 5, 1]}, r"image_size is \[4, 5, 1\], but height, width and channels make '4x5x3'"),
+        ({"image_size": [5, 4]}, r"image_size is \[5, 4\], but"),
         ({"version": None}, "version is missing; expected one of 2.0, 2.1"),
         ({"label_encoding": {"metadata_bytes": 6}}, "version 2.1 has records with 14 header bytes, but .* is 6"),
         ({"channel_labels": ["R", "G"]}, r"channel_labels is \['R', 'G'\]; expected 3 different strings"),

@@ -177,6 +177,8 @@ def test_a_broken_pickle_is_refused(tmp_path: Path, content: bytes) -> None:
         ({"vimh_labels": None}, "has no labels; expected one of vimh_labels, labels.*found data, height"),
         ({"vimh_labels": [[2, 0, 1, 1, 2]] * 6}, r"vimh_labels has the shape \(6, 5\); expected \(7, 5\)"),
         ({"vimh_labels": [[2, 0, 1, 1, 2]] * 4 + [[1, 0, 1]] * 3}, "vimh_labels, record 4: found 3; expected 5 numbers"),
+        ({"vimh_labels": [[2, 0, [1, 2], 1, 2]] * 7}, "vimh_labels is no table of bytes"),
+        ({"vimh_labels": [[2, 0, 1, 1, 2]] * 6 + [7]}, "vimh_labels, record 6: found 0; expected 5 numbers"),
         (
             {"vimh_labels": [[2, 0, 1, 1, 2]] * 5 + [[3, 0, 1, 1, 2]] * 2},
             "vimh_labels, record 5: found 3; expected a count of 2",

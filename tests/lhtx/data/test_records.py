@@ -84,6 +84,25 @@ def test_a_differing_header_is_refused_with_its_place(hand_made, version, field,
 
 
 @versions
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize(
+    ("field", "content", "message"),
+    [
+        (0, b"\x05\x00", "the height is contradictory: .* says 4, the data says 5"),
+        (2, b"\x05\x01", "the width is contradictory: .* says 5, the data says 261"),
+        (4, b"\x01\x00", "the channels is contradictory: .* says 3, the data says 1"),
+        ("N", b"\x03", "the number of varying parameters is contradictory: .* says 2, the data says 3"),
+    ],
+)
+def test_a_first_header_that_differs_is_refused_with_its_place(hand_made, version, part, field, content, message) -> None:
+    directory, _, _ = hand_made(version)
+    place = {"2.0": 6, "2.1": 14}[version] if field == "N" else field
+    _change(directory / part, place, content)
+    with pytest.raises(DatasetError, match=rf"{message} \({directory / part}: record 0, byte {place}\)"):
+        open_dataset(directory)
+
+
+@versions
 def test_a_differing_number_of_labels_is_refused_with_its_place(hand_made, version: str) -> None:
     directory, _, _ = hand_made(version)
     place = 2 * SIZES[version] + (6 if version == "2.0" else 14)
