@@ -121,7 +121,7 @@ class Task(LightningModule):
         return sum(F.cross_entropy(logits, targets[name]) for name, logits in self.net(batch["image"]).items())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), lr=1e-3)
+        return torch.optim.AdamW(self.parameters(), lr=1e-3, fused=True)
 
 
 class EpochTimes(Callback):

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from lhtx.compose import describe
+from lhtx.compose import BETTER, describe
 from lhtx.errors import ConfigError, DatasetError
 from sweeps.constraints import compile_constraint
 from sweeps.errors import Problem, SpaceError, suggestions
@@ -179,6 +179,9 @@ class _Validator:
         rankable = [name for name in description.metrics if not name.startswith("test/")]  # those come after the last epoch
         if metric not in rankable:
             self.problem(("objective", "metric"), f"no trial logs {metric!r} after an epoch. {suggestions(metric, rankable)}")
+        better = next((mode for mode, names in BETTER.items() if names.search(metric)), None)
+        if better and better != self.space.objective.mode:
+            self.problem(("objective", "mode"), f"found {self.space.objective.mode!r}, but the best {metric} is its {better}")
         return description
 
     def drawn(self, samples: int) -> dict[str, list[int]]:

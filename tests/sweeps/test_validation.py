@@ -264,3 +264,15 @@ def test_render_tells_what_was_found(make: Callable[..., SearchSpace]) -> None:
     assert "1 constraints reject" in text
     assert "SimpleCNN" in text
     assert f"{found.sizes['SimpleCNN'].median:,}" in text
+
+
+def test_the_wrong_end_of_the_objective_is_refused(make_space, vimh_dataset) -> None:
+    space = make_space(
+        "description: d\n"
+        f"trial: [experiment=vimh, 'data.data_dir={vimh_dataset}', data.generate=null]\n"
+        "objective: {metric: val/loss, mode: max}\n"
+        "space: {model.optimizer.lr: {log_uniform: [1.0e-4, 1.0e-1]}}\n",
+        base=False,
+    )
+    with pytest.raises(SpaceError, match=r"test\.yaml:3: objective\.mode: found 'max', but the best val/loss is its min"):
+        validate(space, samples=1)
