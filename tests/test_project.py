@@ -62,7 +62,8 @@ def targets() -> set[str]:
 
 
 def test_help_lists_every_command():
-    listed = subprocess.run(["make", "help"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    command = ["make", "--no-print-directory", "help"]
+    listed = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
     assert {line.split()[0] for line in listed.splitlines()} == targets()
 
 
