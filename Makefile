@@ -18,7 +18,7 @@ need = @test -n "$($(1))" || { echo "$(1)=… is missing, as in: make $@ $(2)" >
 define then_report
 @echo '$(1)'
 @status=0; $(1) || status=$$?; \
-if [ $$status -le 1 ]; then $(PY) -m analysis report $(2) --root "$(RUNS)" || status=$$?; fi; exit $$status
+if [ $$status -le 1 ]; then $(PY) -m analysis report "$(2)" --root "$(RUNS)" || status=$$?; fi; exit $$status
 endef
 
 .PHONY: help
@@ -38,33 +38,33 @@ $(STAMP): requirements.lock
 .PHONY: sweep
 sweep: $(STAMP) ## Run a sweep and report: NAME=quickstart [AS=other-name]
 	$(call need,NAME,NAME=quickstart)
-	$(call then_report,$(PY) -m sweeps run $(NAME) --runs "$(RUNS)" $(if $(AS),--as $(AS)) $(ARGS),$(or $(AS),$(patsubst %.yaml,%,$(notdir $(NAME)))))
+	$(call then_report,$(PY) -m sweeps run "$(NAME)" --runs "$(RUNS)" $(if $(AS),--as "$(AS)") $(ARGS),$(or $(AS),$(patsubst %.yaml,%,$(notdir $(NAME)))))
 
 .PHONY: resume
 resume: $(STAMP) ## Go on with a sweep that was interrupted or killed: NAME=…
 	$(call need,NAME,NAME=quickstart)
-	$(call then_report,$(PY) -m sweeps resume $(NAME) --runs "$(RUNS)" $(ARGS),$(NAME))
+	$(call then_report,$(PY) -m sweeps resume "$(NAME)" --runs "$(RUNS)" $(ARGS),$(NAME))
 
 .PHONY: extend
 extend: $(STAMP) ## Give a sweep more trials: NAME=… TRIALS=+10
 	$(call need,NAME,NAME=quickstart TRIALS=+10)
 	$(call need,TRIALS,NAME=quickstart TRIALS=+10)
-	$(call then_report,$(PY) -m sweeps extend $(NAME) --trials $(TRIALS) --runs "$(RUNS)" $(ARGS),$(NAME))
+	$(call then_report,$(PY) -m sweeps extend "$(NAME)" --trials "$(TRIALS)" --runs "$(RUNS)" $(ARGS),$(NAME))
 
 .PHONY: report
 report: $(STAMP) ## Print a sweep's report and write its page: NAME=…
 	$(call need,NAME,NAME=quickstart)
-	$(PY) -m analysis report $(NAME) --root "$(RUNS)" $(ARGS)
+	$(PY) -m analysis report "$(NAME)" --root "$(RUNS)" $(ARGS)
 
 .PHONY: debug
 debug: $(STAMP) ## One trial in this process: NAME=quickstart, or trial N of a sweep: NAME=… TRIAL=N [ARGS="debug=fdr"]
 	$(call need,NAME,NAME=quickstart)
-	$(PY) -m sweeps debug $(NAME) --runs "$(RUNS)" $(if $(TRIAL),--trial $(TRIAL)) $(ARGS)
+	$(PY) -m sweeps debug "$(NAME)" --runs "$(RUNS)" $(if $(TRIAL),--trial $(TRIAL)) $(ARGS)
 
 .PHONY: validate
 validate: $(STAMP) ## Check a search space for real, without running it: NAME=…
 	$(call need,NAME,NAME=quickstart)
-	$(PY) -m sweeps validate $(NAME) $(ARGS)
+	$(PY) -m sweeps validate "$(NAME)" $(ARGS)
 
 .PHONY: train
 train: $(STAMP) ## Train one network: ARGS="experiment=vimh model=vimh_cnn data.target_width=1.0"

@@ -54,7 +54,7 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         raise CheckpointError(f"no checkpoint at {path}. In that directory: {', '.join(present) or 'none'}")
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except (UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{path} cannot be read as a checkpoint of tensors and plain values: {reason}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:

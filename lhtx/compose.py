@@ -175,6 +175,9 @@ def describe(overrides: Sequence[str]) -> Description:
         DatasetError: the dataset cannot be read or made.
     """
     cfg = configure(compose(overrides))
+    epochs = cfg.trainer.get("max_epochs")
+    if epochs is not None and (not isinstance(epochs, int) or (epochs < 1 and epochs != -1)):
+        raise ConfigError(f"trainer.max_epochs is {epochs!r}; expected a whole number of 1 or more, or -1 for no limit")
     with torch.device("meta"):
         task = build_task(cfg)
     metrics = metric_names(cfg, task)

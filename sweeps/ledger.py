@@ -142,15 +142,22 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     """The rows of a `history.csv`: `epoch` an int, `verdict` text, all else floats; what an epoch did not log is left out.
 
     A last line that a killed driver left half-written has no line end and is left out.
+
+    Raises:
+        LedgerError: a row is damaged.
     """
     if not path.exists():
         return []
-    text = path.read_text()
-    complete = text[: text.rfind("\n") + 1]
-    rows = []
-    for line in csv.DictReader(io.StringIO(complete)):
-        row: dict[str, Any] = {name: float(cell) for name, cell in line.items() if cell and name != "verdict"}
-        rows.append({**row, "epoch": int(row["epoch"]), "verdict": line["verdict"]})
+    rows: list[dict[str, Any]] = []
+    try:
+        text = path.read_text()
+        for line in csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])):
+            row: dict[str, Any] = {name: float(cell) for name, cell in line.items() if cell and name != "verdict"}
+            rows.append({**row, "epoch": int(row["epoch"]), "verdict": line["verdict"]})
+    except (ValueError, KeyError, TypeError) as error:
+        raise LedgerError(
+            f"{path}: row {len(rows) + 1} is damaged ({error}). Mend it, or delete the file: the study has the objective."
+        ) from error
     return rows
 
 
@@ -197,6 +204,11 @@ class Ledger:
     @property
     def report_directory(self) -> Path:
         return self.directory / "report"
+
+    @property
+    def scratch_directory(self) -> Path:
+        """What Tune writes for itself while a driver runs."""
+        return self.directory / ".tune"
 
     @property
     def lock_file(self) -> Path:

@@ -9,7 +9,6 @@ import logging
 import os
 import shlex
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,11 +17,14 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import optuna
 from rich.console import Console
 from rich.text import Text
+from sqlalchemy.exc import DatabaseError
 
 from sweeps import manifest, resources
 from sweeps.errors import LedgerError, SweepError
+from sweeps.interruption import Interruption
 from sweeps.ledger import DEFAULT_ROOT, Ledger, write_atomically
 from sweeps.progress import Progress
 from sweeps.space import SearchSpace, dump, load_space
@@ -61,10 +63,13 @@ def run(space_name: str, name: str | None, root: Path, console: Console) -> int:
     if ledger.directory.exists():
         raise LedgerError(f"{ledger.directory} exists and holds no sweep: move it away, or choose another name with AS=….")
     _check(space, console)
-    with _ray() as cluster:
+    with Interruption() as interruption, _ray() as cluster:
         resources.concurrency(space.resources, cluster)
+        if interruption.requested:
+            console.print("interrupted before anything was written")
+            return EXIT_INTERRUPTED
         create_ledger(ledger, space)
-        return _drive(ledger, space, console)
+        return _drive(ledger, space, console, interruption)
 
 
 def _make(target: str, ledger: Ledger) -> str:
@@ -79,7 +84,8 @@ def _runs(ledger: Ledger) -> str:
 def resume(name: str, root: Path, console: Console) -> int:
     """Bring a sweep to its end: interrupted trials go on from their last checkpoints, the missing ones follow."""
     ledger = Ledger(name, root).require()
-    return _drive(ledger, ledger.space(), console)
+    with Interruption() as interruption:
+        return _drive(ledger, ledger.space(), console, interruption)
 
 
 def extend(name: str, trials: str, root: Path, console: Console) -> int:
@@ -97,16 +103,21 @@ def extend(name: str, trials: str, root: Path, console: Console) -> int:
         space = replace(space, search=space.search.model_copy(update={"trials": target}))
         write_atomically(ledger.space_file, dump(space))
     console.print(f"{name}: {now} → {target} trials.")
-    return _drive(ledger, space, console)
+    with Interruption() as interruption:
+        return _drive(ledger, space, console, interruption)
 
 
 def _check(space: SearchSpace, console: Console) -> None:
     """The deep validation: makes the data if need be, composes what the space can ask for, counts."""
+    from lhtx.compose import build_datamodule, compose, configure
     from sweeps.validation import render, validate
 
     start = time.monotonic()
     console.print(Text.assemble((space.name, "bold"), f": {space.description}"))
     console.print(render(validate(space)))
+    datamodule = build_datamodule(configure(compose(list(space.trial))))
+    datamodule.prepare_data()
+    datamodule.setup()  # reads every record: a damaged one is found here, not by each trial
     console.print(f"checked in {time.monotonic() - start:.1f} s", style="dim")
 
 
@@ -125,19 +136,28 @@ def create_ledger(ledger: Ledger, space: SearchSpace) -> None:
         draft.storage.remove_session()
         draft.storage.engine.dispose()
         draft.write_manifest({"name": ledger.name, "seed": space.search.seed, "sessions": []})
-        try:
-            draft.directory.rename(ledger.directory)
-        except OSError as error:
-            raise LedgerError(f"{ledger.directory} cannot be made ({error.strerror}).") from error
+        draft.directory.rename(ledger.directory)
+    except OSError as error:
+        if ledger.exists():
+            raise LedgerError(
+                f"{ledger.directory}/ has just been made by another driver: choose another name with AS=…."
+            ) from error
+        raise LedgerError(f"{ledger.directory} cannot be made ({error.strerror}).") from error
+    except (optuna.exceptions.StorageInternalError, DatabaseError) as error:
+        raise LedgerError(f"{ledger.directory} cannot be made: {error}") from error
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
 
 
-def _drive(ledger: Ledger, space: SearchSpace, console: Console) -> int:
-    """Run what the study still lacks."""
+def _drive(ledger: Ledger, space: SearchSpace, console: Console, interruption: Interruption) -> int:
+    """Run what the study still lacks.
+
+    Raises:
+        LedgerError: the ledger cannot be written (any more).
+    """
     with ledger.lock():
         record = ledger.manifest()
-        ledger.write_manifest({**record, "sessions": [*record["sessions"], manifest.session(manifest.command_line())]})
+        ledger.write_manifest({**record, "sessions": [*record.get("sessions", []), manifest.session(manifest.command_line())]})
         study = SweepStudy(ledger, space, network_size)
         if study.complete:
             more = f"{_make('extend', ledger)} TRIALS=+10"
@@ -153,9 +173,16 @@ def _drive(ledger: Ledger, space: SearchSpace, console: Console) -> int:
                     f"{study.target - study.ended.total()} trials to run, {min(concurrency, study.target)} at a time, "
                     f"with {space.resources.cpu} CPU{f' and {space.resources.gpu:g} GPU' if space.resources.gpu else ''} each"
                 )
-                end = _tune(study, space, console, concurrency)
-        except KeyboardInterrupt:  # before Tune listens, or a second time
+                end = End.INTERRUPTED if interruption.requested else _tune(study, space, console, concurrency, interruption)
+        except KeyboardInterrupt:  # the second time
             end = End.INTERRUPTED
+        except (OSError, optuna.exceptions.StorageInternalError) as error:
+            if isinstance(error, ConnectionError):
+                raise  # Ray's, not the disk's
+            raise LedgerError(
+                f"{ledger.directory} cannot be written: {error}. Nothing that has ended is lost; once that is mended, "
+                f"go on with: {_make('resume', ledger)}"
+            ) from error
         return _conclude(study, end, time.monotonic() - start, console)
 
 
@@ -193,18 +220,18 @@ def _ray() -> Iterator[dict[str, float]]:
         ray.shutdown()
 
 
-def _tune(study: SweepStudy, space: SearchSpace, console: Console, concurrency: int) -> End | None:
+def _tune(study: SweepStudy, space: SearchSpace, console: Console, concurrency: int, interruption: Interruption) -> End | None:
     """Let Tune run until the study has enough; why it stopped early, or None."""
     from ray import tune
 
     from sweeps.searcher import ProgressCallback, StudyScheduler, StudySearcher, SweepStopper
     from sweeps.trainable import TrialActor
 
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost worker's traceback: the trial goes on elsewhere
     searcher = StudySearcher(study)
-    stopper = SweepStopper(study, searcher, space.budget.hours)
-    handlers = {number: signal.signal(number, stopper.interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    scratch = tempfile.mkdtemp(prefix="sweep-tune-")
+    stopper = SweepStopper(study, searcher, interruption, space.budget.hours)
+    scratch = study.ledger.scratch_directory.resolve()
+    shutil.rmtree(scratch, ignore_errors=True)  # a killed driver's
     try:
         with Progress(study, console, concurrency) as progress:
             tune.run(
@@ -218,15 +245,13 @@ def _tune(study: SweepStudy, space: SearchSpace, console: Console, concurrency: 
                 resources_per_trial={"cpu": space.resources.cpu, "gpu": space.resources.gpu},
                 reuse_actors=True,
                 max_failures=LOST_ACTOR_RETRIES,
-                storage_path=scratch,
+                storage_path=str(scratch),
                 trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}",
                 raise_on_failed_trial=False,
                 verbose=0,
             )
             progress.update()
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
         shutil.rmtree(scratch, ignore_errors=True)
     if searcher.error is not None:
         raise searcher.error

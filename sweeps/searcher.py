@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from sweeps.errors import SweepError
+from sweeps.interruption import Interruption
 from sweeps.study import End, SweepStudy
 
 PAYLOAD = "payload"
@@ -76,29 +76,26 @@ class StudyScheduler(FIFOScheduler):
         if trial.status == Trial.ERROR:
             self._study.lost(number)
         else:
-            lines = (trial.error_msg or "no message").strip().splitlines()
+            lines = str(trial.get_error() or "no message").strip().splitlines()
             self._study.fail(number, {"error": f"its process was lost too often: {lines[-1]}"})
 
 
 class SweepStopper(Stopper):
     """Ends the whole sweep: interrupted, hopeless, out of time, or with an error of the searcher's."""
 
-    def __init__(self, study: SweepStudy, searcher: StudySearcher, hours: float | None) -> None:
-        self._study, self._searcher = study, searcher
+    def __init__(self, study: SweepStudy, searcher: StudySearcher, interruption: Interruption, hours: float | None) -> None:
+        self._study, self._searcher, self._interruption = study, searcher, interruption
         self._deadline = math.inf if hours is None else time.monotonic() + 3600 * hours
         self.end: End | None = None
-
-    def interrupt(self, signal_number: int, frame: object) -> None:
-        """A signal handler: the first Ctrl-C (or SIGTERM) ends the sweep cleanly, a second one at once."""
-        self.end = End.INTERRUPTED
-        signal.signal(signal_number, signal.default_int_handler)
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
         if self.end is None:
-            if self._searcher.error is not None:
+            if self._interruption.requested:
+                self.end = End.INTERRUPTED
+            elif self._searcher.error is not None:
                 self.end = End.REFUSED
             elif self._study.hopeless is not None:
                 self.end = End.HOPELESS

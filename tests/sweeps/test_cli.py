@@ -8,6 +8,7 @@ import re
 import sys
 
 import pytest
+from ray.tune.experiment import Trial
 from rich.console import Console
 
 from sweeps import cli, debug, manifest, resources, runner
@@ -15,6 +16,7 @@ from sweeps.errors import LedgerError, ResourceError, SweepError
 from sweeps.ledger import Ledger
 from sweeps.progress import Progress
 from sweeps.schema import Resources
+from sweeps.searcher import StudyScheduler
 from sweeps.study import SweepStudy
 
 
@@ -55,6 +57,20 @@ def test_a_place_that_cannot_be_written_is_named(make_space, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(LedgerError, match="file/ cannot be written"):
         runner.create_ledger(Ledger("mine", tmp_path / "file"), make_space())
+
+
+def test_a_lost_trial_goes_on_and_one_lost_too_often_fails(make_ledger):
+    study = SweepStudy(ledger := make_ledger(), ledger.space(), lambda overrides: 0)
+    scheduler = StudyScheduler(study)
+    trial = Trial("no trainable", config=study.propose(), stub=True, storage=None)
+    study.begin(0)
+    trial.status = Trial.ERROR  # what Tune sets before it starts a trial again
+    scheduler.on_trial_error(None, trial)
+    assert (study.running, study.ended) == ({}, {})
+    trial.status = Trial.RUNNING
+    scheduler.on_trial_error(None, trial)
+    assert study.ended == {"failed": 1}
+    assert ledger.study().get_trials()[0].user_attrs["verdict"]["reason"].startswith("its process was lost too often")
 
 
 def test_a_ledger_is_there_whole_or_not_at_all(make_space, tmp_path, monkeypatch):

@@ -119,3 +119,11 @@ def test_a_second_holder_is_told_of_the_first_and_a_dead_one_lets_go(tmp_path):
     with ledger.lock():
         assert (ledger.directory / ".holder").exists()
     assert not (ledger.directory / ".holder").exists()
+
+
+@pytest.mark.parametrize("text", [b"epoch,seconds,verdict\n1,0.5,\nx,0.5,\n", b"epoch,seconds,verdict\n1,0.5,\n2,\xff,\n"])
+def test_a_damaged_history_is_refused_by_name(tmp_path, text):
+    path = tmp_path / "history.csv"
+    path.write_bytes(text)
+    with pytest.raises(LedgerError, match=r"history\.csv: row \d is damaged"):
+        read_history(path)

@@ -1,0 +1,31 @@
+"""Ctrl-C, SIGTERM and a closed terminal: noted, so that a sweep can end cleanly whatever it is doing just then."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import TracebackType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NOTICE = b"\nstopping: running epochs come to their end first; once more stops at once\n"
+
+
+class Interruption:
+    """While it is entered, the first signal is noted in `requested`, and a second one raises KeyboardInterrupt."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __enter__(self) -> Interruption:
+        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        self.requested = True
+        for each in SIGNALS:
+            signal.signal(each, signal.default_int_handler)
+        os.write(2, NOTICE)  # nothing that may hold a lock is safe in a signal handler

@@ -1,0 +1,21 @@
+"""Signals while a sweep runs: the first is noted, the second ends at once, and the handlers are put back."""
+
+import os
+import signal
+
+import pytest
+
+from sweeps.interruption import Interruption
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_first_is_noted_and_the_second_raises(number, capfd):
+    before = signal.getsignal(number)
+    with Interruption() as interruption:
+        assert not interruption.requested
+        os.kill(os.getpid(), number)
+        assert interruption.requested
+        assert "once more stops at once" in capfd.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
