@@ -257,9 +257,10 @@ def _run(channel: _Channel, message: dict[str, Any]) -> int:
     except TrialStopped:
         return 0
     except BaseException as error:  # noqa: BLE001  whatever a trial raises is its own end, told to the sweep, and nobody else's
-        channel.send({"kind": "failed", "error": f"{type(error).__name__}: {error}"})  # first: the disk may be full
-        traceback.print_exc()
-        write_atomically(files.error, traceback.format_exc())
+        with contextlib.suppress(OSError):  # a full disk: what happened is told to the sweep all the same
+            write_atomically(files.error, traceback.format_exc())
+            traceback.print_exc()
+        channel.send({"kind": "failed", "error": f"{type(error).__name__}: {error}"})
         return 1
     finally:
         sys.stdout.flush()

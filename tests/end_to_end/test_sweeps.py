@@ -198,10 +198,16 @@ def test_a_lost_worker_costs_no_trial_and_a_killed_trial_only_itself(start, writ
     processes = descendants(driver.pid)
     actor = next(pid for pid, name in processes.items() if name.startswith("ray::TrialActor"))
     os.kill(actor, signal.SIGKILL)
-    wait_for(lambda: any(40 in rows for rows in rows_of(ledger)) and any(3 < len(rows) < 30 for rows in rows_of(ledger)))
-    servers = [pid for pid, name in descendants(driver.pid).items() if "sweeps.process" in name]
-    trial = next(pid for pid in servers if not set(descendants(pid)) and any(pid in descendants(server) for server in servers))
-    os.kill(trial, signal.SIGKILL)
+    wait_for(lambda: any(40 in rows for rows in rows_of(ledger)))
+    trials: list[int] = []  # a trial's process is what a server has forked
+
+    def find_trials() -> bool:
+        servers = [pid for pid, name in descendants(driver.pid).items() if "sweeps.process" in name]
+        trials.extend(child for server in servers for child in descendants(server))
+        return bool(trials)
+
+    wait_for(find_trials)
+    os.kill(trials[0], signal.SIGKILL)
     output, _ = driver.communicate(timeout=200)
     assert driver.returncode == 0, output
     verdicts = [trial.user_attrs["verdict"] for trial in ledger.study().get_trials()]
