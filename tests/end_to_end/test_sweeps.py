@@ -199,11 +199,18 @@ def test_a_lost_worker_costs_no_trial_and_a_killed_trial_only_itself(start, writ
     actor = next(pid for pid, name in processes.items() if name.startswith("ray::TrialActor"))
     os.kill(actor, signal.SIGKILL)
     wait_for(lambda: any(40 in rows for rows in rows_of(ledger)))
-    trials: list[int] = []  # a trial's process is what a server has forked
+    trials: list[int] = []
 
     def find_trials() -> bool:
+        """A trial's process is what a server has forked, and writes into its trial's log; one in mid-course will do."""
         servers = [pid for pid, name in descendants(driver.pid).items() if "sweeps.process" in name]
-        trials.extend(child for server in servers for child in descendants(server))
+        for child in {child for server in servers for child in descendants(server)}:
+            try:
+                log = Path(os.readlink(f"/proc/{child}/fd/1"))
+            except OSError:
+                continue  # it has ended meanwhile
+            if log.name == "stdout.log" and 3 < len(read_history(log.parent / "history.csv")) < 20:
+                trials.append(child)
         return bool(trials)
 
     wait_for(find_trials)
@@ -213,8 +220,8 @@ def test_a_lost_worker_costs_no_trial_and_a_killed_trial_only_itself(start, writ
     verdicts = [trial.user_attrs["verdict"] for trial in ledger.study().get_trials()]
     assert sorted(verdict["verdict"] for verdict in verdicts) == ["failed"] + ["finished"] * 4
     assert next(v["reason"] for v in verdicts if v["verdict"] == "failed").startswith("killed by SIGKILL")
-    whole = [rows for rows in rows_of(ledger) if 40 in rows]
-    assert whole == [list(range(1, 41))] * 4
+    finished = [number for number, verdict in enumerate(verdicts) if verdict["verdict"] == "finished"]
+    assert [rows_of(ledger)[number] for number in finished] == [list(range(1, 41))] * 4
     assert not descendants(driver.pid)
 
 
