@@ -14,3 +14,7 @@ class DatasetError(ValueError):
 
 class CheckpointError(ValueError):
     """A checkpoint that is unreadable or belongs to another network: the file and the first difference."""
+
+
+USER_ERRORS = (ConfigError, DatasetError, CheckpointError)
+"""All of them: what a command prints as one message, without a traceback."""

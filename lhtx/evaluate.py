@@ -14,11 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from lhtx.checkpoints import load_weights
 from lhtx.compose import build_datamodule, build_task, compose, configure, resolved
-from lhtx.errors import CheckpointError, ConfigError
+from lhtx.errors import USER_ERRORS, CheckpointError, ConfigError
 from lhtx.runs import (
     CONFIG_FILE,
     METRICS_FILE,
-    USER_ERRORS,
     build_trainer,
     fail,
     floats,

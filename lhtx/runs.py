@@ -20,11 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from lhtx.checkpoints import AtomicCheckpointIO
 from lhtx.compose import instantiate, resolved
-from lhtx.errors import CheckpointError, ConfigError, DatasetError
+from lhtx.errors import ConfigError
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"
-USER_ERRORS = (ConfigError, DatasetError, CheckpointError)
 
 
 def prepare_run(cfg: DictConfig) -> Path:

@@ -20,10 +20,9 @@ from lhtx.callbacks.logged_metrics import KEY as LOGGED_METRICS
 from lhtx.checkpoints import check_weights, load_checkpoint, load_weights
 from lhtx.compose import CONFIGS, build_datamodule, build_task, check_monitored, compose, configure, metric_names
 from lhtx.config_errors import near
-from lhtx.errors import ConfigError
+from lhtx.errors import USER_ERRORS, ConfigError
 from lhtx.runs import (
     METRICS_FILE,
-    USER_ERRORS,
     build_trainer,
     fail,
     floats,

@@ -13,12 +13,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from lhtx.errors import CheckpointError, ConfigError, DatasetError
+from lhtx.errors import USER_ERRORS
 from sweeps.errors import SweepError
 from sweeps.ledger import DEFAULT_ROOT
 
 EXIT_REFUSED = 2
-USER_ERRORS = (SweepError, ConfigError, DatasetError, CheckpointError)
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Hyperparameter sweeps.")
 console = Console(highlight=False, markup=False)  # paths and messages hold brackets
@@ -92,6 +91,6 @@ def main() -> None:
     """Run the command; what a user's own input causes is one message, not a traceback."""
     try:
         app()
-    except USER_ERRORS as error:
+    except (SweepError, *USER_ERRORS) as error:
         Console(stderr=True, highlight=False).print(Text.assemble(("error", "red"), f": {error}"), soft_wrap=True)
         sys.exit(EXIT_REFUSED)

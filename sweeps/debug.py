@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lhtx.errors import CheckpointError, ConfigError, DatasetError
+from lhtx.errors import USER_ERRORS
 from sweeps.errors import SweepError
 from sweeps.ledger import Ledger, TrialFiles
 from sweeps.proposals import draw
@@ -58,7 +58,7 @@ def debug(name: str, trial: int | None, extra: list[str], root: Path, console: C
 
     try:
         metrics = run_trial(Assignment(trial or 0, tuple(chosen), str(files.directory.resolve())), report)
-    except (ConfigError, DatasetError, CheckpointError):
+    except USER_ERRORS:
         raise  # the user's own input: one message, no debugger
     except Exception:  # noqa: BLE001  whatever the trial raises is what this command is for
         traceback.print_exc()
