@@ -2,7 +2,6 @@
 to the network at hand. Knows nothing of configs.
 """
 
-import os
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -12,6 +11,7 @@ from lightning.fabric.plugins import CheckpointIO
 from torch import nn
 
 from lhtx.errors import CheckpointError
+from lhtx.files import replacing
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -26,12 +26,8 @@ class AtomicCheckpointIO(CheckpointIO):
             raise TypeError(f"storage_options is not supported here, got {storage_options!r}")
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with replacing(path) as temporary:
             torch.save(checkpoint, temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True) -> Any:
         """The checkpoint at `path`; `weights_only` is accepted for the interface's sake and is always true."""

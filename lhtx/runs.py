@@ -5,7 +5,6 @@ written and printed. Knows neither overrides nor what is done with the trainer.
 import json
 import logging
 import math
-import os
 import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from lhtx.checkpoints import AtomicCheckpointIO
 from lhtx.compose import instantiate, resolved
 from lhtx.errors import ConfigError
+from lhtx.files import write_atomically
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"
@@ -33,7 +33,7 @@ def prepare_run(cfg: DictConfig) -> Path:
     if cfg.extras.print_config:
         print(text)
     output.mkdir(parents=True, exist_ok=True)
-    write_atomically(text, output / CONFIG_FILE)
+    write_atomically(output / CONFIG_FILE, text)
     if cfg.threads is not None:
         if not isinstance(cfg.threads, int) or cfg.threads < 1:
             raise ConfigError(f"threads is {cfg.threads!r}, expected 1 or more, or null for torch's own choice")
@@ -95,14 +95,7 @@ def log_hyperparameters(cfg: DictConfig, task: LightningModule, loggers: Iterabl
 def write_metrics(metrics: Mapping[str, float], file: Path) -> None:
     """Writes `metrics` as strict JSON, a value that is not finite as null."""
     plain = {name: value if math.isfinite(value) else None for name, value in sorted(metrics.items())}
-    write_atomically(json.dumps(plain, indent=2, allow_nan=False) + "\n", file)
-
-
-def write_atomically(text: str, file: Path) -> None:
-    """Writes `text` beside `file`, then renames it."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
+    write_atomically(file, json.dumps(plain, indent=2, allow_nan=False) + "\n")
 
 
 def table(metrics: Mapping[str, float]) -> str:

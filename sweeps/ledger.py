@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from lhtx.files import write_atomically
 from sweeps.errors import LedgerError
 
 if TYPE_CHECKING:
@@ -29,20 +30,6 @@ if TYPE_CHECKING:
 
 DEFAULT_ROOT = Path("runs")
 LEADING_COLUMNS = ("epoch", "seconds")
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write `content` to a temporary name beside `path`, then rename: a reader sees the old file or the new, never half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    data = content.encode() if isinstance(content, str) else content
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

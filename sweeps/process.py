@@ -26,7 +26,8 @@ import traceback
 from pathlib import Path
 from typing import Any, Literal
 
-from sweeps.ledger import TrialFiles, write_atomically
+from lhtx.files import write_atomically
+from sweeps.ledger import TrialFiles
 
 FORK = sys.platform == "linux"
 GRACE_SECONDS = 10.0

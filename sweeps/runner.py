@@ -22,10 +22,11 @@ from rich.console import Console
 from rich.text import Text
 from sqlalchemy.exc import DatabaseError
 
+from lhtx.files import write_atomically
 from sweeps import manifest, resources
 from sweeps.errors import LedgerError, SweepError
 from sweeps.interruption import Interruption
-from sweeps.ledger import DEFAULT_ROOT, Ledger, write_atomically
+from sweeps.ledger import DEFAULT_ROOT, Ledger
 from sweeps.progress import Progress
 from sweeps.space import SearchSpace, dump, load_space
 from sweeps.study import End, SweepStudy, create_study

@@ -16,9 +16,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from lhtx.files import write_atomically
 from sweeps import proposals
 from sweeps.errors import LedgerError
-from sweeps.ledger import History, Ledger, read_history, write_atomically
+from sweeps.ledger import History, Ledger, read_history
 from sweeps.space import SearchSpace, complete_start, overrides, suggest, violated
 from sweeps.stopping import Guard, Report, SuccessiveHalving, Verdict, objective_not_finite
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from sweeps.errors import LedgerError
-from sweeps.ledger import History, Ledger, read_history, write_atomically
+from sweeps.ledger import History, Ledger, read_history
 
 
 def test_paths():
@@ -72,15 +72,6 @@ def test_a_line_cut_off_by_a_kill_is_dropped_and_written_again(tmp_path):
     assert [row["epoch"] for row in read_history(path)] == [1]
     History.open(path).append(2, 2, {"val/acc": 0.2})
     assert [row["val/acc"] for row in read_history(path)] == [0.1, 0.2]
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
-    path = tmp_path / "file"
-    write_atomically(path, "old")
-    with pytest.raises(TypeError):
-        write_atomically(path, None)
-    assert path.read_text() == "old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_damaged_study_and_manifest_say_so(tmp_path):
