@@ -1,4 +1,4 @@
-# Every command of the project. The first one sets up .venv; `make help` lists them all.
+# Every command of the project. The first one sets up .venv; `make help` lists them all, with their short names.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
@@ -8,6 +8,9 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 RUNS ?= runs
 AS :=
+NAME :=
+PORT :=
+CONFIRM :=
 ARGS ?=
 
 # $(call need,VARIABLE,example): stop with a hint if a variable is missing.
@@ -21,19 +24,20 @@ define then_report
 if [ $$status -le 1 ]; then $(PY) -m analysis report "$(2)" --root "$(RUNS)" || status=$$?; fi; exit $$status
 endef
 
-.PHONY: help
-help: ## List the commands
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+# $(call remove,DIRECTORY): for good, and so only with CONFIRM=yes.
+define remove
+@if [ ! -e "$(1)" ]; then echo "there is no $(1)/, nothing to remove"; \
+elif [ "$(CONFIRM)" = yes ]; then rm -rf "$(1)" && echo "removed $(1)/"; \
+else echo "$(1)/ holds $$(du -sh "$(1)" | cut -f1) in $$(find "$(1)" -type f | wc -l) files; nothing was removed." \
+"To remove it for good: make $@ CONFIRM=yes" >&2; exit 2; fi
+endef
 
-.PHONY: setup
-setup: $(STAMP) ## Make .venv and install what requirements.lock names (every other command does it when needed)
+.PHONY: help h
+help h: ## List the commands
+	@grep -hE '^##@ |^[a-z][a-z0-9 -]*:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /|/' | cat - <(printf '%s\n' $(ROWS)) \
+	| awk -F '|' '/^##@ /{printf "\n%s\n", substr($$0, 5); next} {gsub(" ", ", ", $$1); printf "  %-36s %s\n", $$1, $$2}'
 
-$(STAMP): requirements.lock
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and "Python 3.11 or newer is needed, $(PYTHON) is %d.%d: set PYTHON=…" % v)'
-	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
-	$(PY) -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	@touch $@
+##@ Sweeps
 
 .PHONY: sweep
 sweep: $(STAMP) ## Run a sweep and report: NAME=quickstart [AS=other-name]
@@ -46,10 +50,52 @@ resume: $(STAMP) ## Go on with a sweep that was interrupted or killed: NAME=…
 	$(call then_report,$(PY) -m sweeps resume "$(NAME)" --runs "$(RUNS)" $(ARGS),$(NAME))
 
 .PHONY: extend
-extend: $(STAMP) ## Give a sweep more trials: NAME=… TRIALS=+10
+extend: $(STAMP) ## Give a sweep more, also after its end: NAME=… TRIALS=+10 [HOURS=+1]
 	$(call need,NAME,NAME=quickstart TRIALS=+10)
-	$(call need,TRIALS,NAME=quickstart TRIALS=+10)
-	$(call then_report,$(PY) -m sweeps extend "$(NAME)" --trials "$(TRIALS)" --runs "$(RUNS)" $(ARGS),$(NAME))
+	@test -n "$(TRIALS)$(HOURS)" || { echo "TRIALS=… or HOURS=… is missing, as in: make $@ NAME=$(NAME) TRIALS=+10" >&2; exit 2; }
+	$(call then_report,$(PY) -m sweeps extend "$(NAME)" $(if $(TRIALS),--trials "$(TRIALS)") $(if $(HOURS),--hours "$(HOURS)") --runs "$(RUNS)" $(ARGS),$(NAME))
+
+.PHONY: retry
+retry: $(STAMP) ## Run the failed trials of a sweep again: NAME=… [ONLY=oom]
+	$(call need,NAME,NAME=quickstart)
+	$(call then_report,$(PY) -m sweeps retry "$(NAME)" $(if $(ONLY),--only "$(ONLY)") --runs "$(RUNS)" $(ARGS),$(NAME))
+
+.PHONY: continue
+continue: $(STAMP) ## Train a trial further from its last checkpoint: NAME=… TRIAL=N EPOCHS=+10
+	$(call need,NAME,NAME=quickstart TRIAL=3 EPOCHS=+10)
+	$(call need,TRIAL,NAME=quickstart TRIAL=3 EPOCHS=+10)
+	$(call need,EPOCHS,NAME=quickstart TRIAL=3 EPOCHS=+10)
+	$(call then_report,$(PY) -m sweeps continue "$(NAME)" --trial "$(TRIAL)" --epochs "$(EPOCHS)" --runs "$(RUNS)" $(ARGS),$(NAME))
+
+.PHONY: promote
+promote: $(STAMP) ## Write the best trial as a Hydra experiment: NAME=… [TRIAL=N] [AS=experiment]
+	$(call need,NAME,NAME=quickstart)
+	$(PY) -m sweeps promote "$(NAME)" $(if $(TRIAL),--trial "$(TRIAL)") $(if $(AS),--as "$(AS)") --runs "$(RUNS)" $(ARGS)
+
+.PHONY: export
+export: $(STAMP) ## A sweep's trials and histories as tables: NAME=… [ARGS="--format parquet --out DIRECTORY"]
+	$(call need,NAME,NAME=quickstart)
+	$(PY) -m analysis export "$(NAME)" --root "$(RUNS)" $(ARGS)
+
+.PHONY: reproduce
+reproduce: $(STAMP) ## Train a trial again and compare it with what was recorded: NAME=… TRIAL=N
+	$(call need,NAME,NAME=quickstart TRIAL=3)
+	$(call need,TRIAL,NAME=quickstart TRIAL=3)
+	$(PY) -m sweeps reproduce "$(NAME)" "$(TRIAL)" --runs "$(RUNS)" $(ARGS)
+
+.PHONY: list
+list: $(STAMP) ## List the sweeps: state, trials by their ends, best value
+	$(PY) -m sweeps list --runs "$(RUNS)" $(ARGS)
+
+.PHONY: status
+status: $(STAMP) ## Tell how a sweep stands, also while it runs elsewhere: NAME=… [ARGS=--watch]
+	$(call need,NAME,NAME=quickstart)
+	$(PY) -m sweeps status "$(NAME)" --runs "$(RUNS)" $(ARGS)
+
+.PHONY: stop
+stop: $(STAMP) ## End a sweep that runs in another terminal: NAME=…
+	$(call need,NAME,NAME=quickstart)
+	$(PY) -m sweeps stop "$(NAME)" --runs "$(RUNS)" $(ARGS)
 
 .PHONY: report
 report: $(STAMP) ## Print a sweep's report and write its page: NAME=…
@@ -66,33 +112,78 @@ validate: $(STAMP) ## Check a search space for real, without running it: NAME=�
 	$(call need,NAME,NAME=quickstart)
 	$(PY) -m sweeps validate "$(NAME)" $(ARGS)
 
-.PHONY: train
-train: $(STAMP) ## Train one network: ARGS="experiment=vimh model=vimh_cnn data.target_width=1.0"
+##@ One network
+
+.PHONY: train tr
+train tr: $(STAMP) ## Train one network: ARGS="experiment=vimh model=vimh_cnn data.target_width=1.0"
 	$(PY) -m lhtx.train $(ARGS)
 
 .PHONY: evaluate
 evaluate: $(STAMP) ## Test a checkpoint: ARGS="ckpt_path=…"
 	$(PY) -m lhtx.evaluate $(ARGS)
 
+.PHONY: predict
+predict: $(STAMP) ## A table of a checkpoint's predictions: ARGS="ckpt_path=…"
+	$(PY) -m lhtx.predict $(ARGS)
+
+.PHONY: suite
+suite: $(STAMP) ## Train experiments one after another and tabulate them: NAME="digits" [ARGS="trainer.max_epochs=3"]
+	$(call need,NAME,NAME=digits)
+	$(PY) -m lhtx.suite $(NAME) $(ARGS)
+
+.PHONY: diagram td
+diagram td: $(STAMP) ## Summary and picture of a network: ARGS="model=vimh_cnn" (ARGS=--sizes: every model's size)
+	$(PY) -m lhtx.diagram $(ARGS)
+
+.PHONY: tensorboard tb
+tensorboard tb: $(STAMP) ## TensorBoard of logs/ or of a sweep, on this machine only: [NAME=quickstart] [PORT=6006]
+	$(PY) -m lhtx.tensorboard $(if $(NAME),"$(RUNS)/$(NAME)") $(if $(PORT),--port "$(PORT)") $(ARGS)
+
+.PHONY: configs lc
+configs lc: ## List the options of data, model and experiment
+	@cd lhtx/configs && for group in data model experiment; do echo "$$group="; \
+	ls $$group | grep -v '^_' | sed -n 's/\.yaml$$//p' | tr '\n' ' ' | fold -s -w 100 | sed 's/^/  /'; echo; done
+
+##@ Data
+
 .PHONY: generate
 generate: $(STAMP) ## Make a VIMH dataset: ARGS="--size 1000 …" (ARGS=--help lists the options)
 	$(PY) -m lhtx.data.generate $(ARGS)
 
-.PHONY: test
-test: $(STAMP) ## Run the tests (under five minutes on two cores)
-	$(PY) -m pytest $(ARGS)
+.PHONY: view dv
+view dv: $(STAMP) ## A contact sheet of a VIMH dataset: ARGS="DIRECTORY [--count 25]"
+	$(PY) -m lhtx.data.view $(ARGS)
 
-.PHONY: test-slow
-test-slow: $(STAMP) ## Run the long tests: whole sweeps, kills, the commands of the README
+##@ The project
+
+.PHONY: setup
+setup: $(STAMP) ## Make .venv and install what requirements.lock names (every other command does it when needed)
+
+$(STAMP): requirements.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and "Python 3.11 or newer is needed, $(PYTHON) is %d.%d: set PYTHON=…" % v)'
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
+	$(PY) -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@touch $@
+
+.PHONY: test t
+test t: $(STAMP) ## Run the tests (under five minutes on two cores)
+	$(PY) -m pytest -n 2 $(ARGS)
+
+.PHONY: test-slow ts
+test-slow ts: $(STAMP) ## Run the long tests: whole sweeps, kills, the commands of the README
 	$(PY) -m pytest -m slow $(ARGS)
+
+.PHONY: test-all ta
+test-all ta: test test-slow ## Run all tests
 
 .PHONY: lint
 lint: $(STAMP) ## Check style
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 
-.PHONY: format
-format: $(STAMP) ## Mend style
+.PHONY: format f
+format f: $(STAMP) ## Mend style
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
 
@@ -100,7 +191,91 @@ format: $(STAMP) ## Mend style
 bench: $(STAMP) ## Measure every performance claim (some minutes)
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(PY) -m benchmarks.$$(basename $$script .py); done
 
-.PHONY: clean
-clean: ## Remove caches (never data, runs or .venv)
+.PHONY: clean c
+clean c: ## Remove caches (never data, logs, runs or .venv)
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 	rm -rf .pytest_cache .ruff_cache .hypothesis
+
+.PHONY: clean-logs cl
+clean-logs cl: ## Remove logs/ with its checkpoints (asks for CONFIRM=yes)
+	$(call remove,logs)
+
+.PHONY: clean-data cd
+clean-data cd: ## Remove data/, generated and downloaded (asks for CONFIRM=yes)
+	$(call remove,data)
+
+# The table of shortcuts. One row makes a long target, its short name and its line in the help:
+# $(call row, short, long, module and its arguments, text without commas)
+# $(call all, short, long, targets that it runs, text), $(call section, heading of the rows that follow)
+row = $(eval $(call command,$(strip $(1)),$(strip $(2)),$(strip $(3)),$(strip $(4))))
+all = $(eval $(call group,$(strip $(1)),$(strip $(2)),$(strip $(3)),$(strip $(4))))
+section = $(eval ROWS += "\#\#@ $(strip $(1))")
+
+define command
+.PHONY: $(2) $(1)
+$(2) $(1): $$(STAMP)
+	$$(PY) -m $(3) $$(ARGS)
+ROWS += "$(2) $(1)|$(4)"
+endef
+
+define group
+.PHONY: $(2) $(1)
+$(2) $(1): $(3)
+ROWS += "$(2) $(1)|$(4)"
+endef
+
+EXPERIMENT := lhtx.train experiment
+QUICK := trainer.max_epochs=1 trainer.limit_train_batches=10 trainer.limit_val_batches=5 trainer.limit_test_batches=5
+SHORT := trainer.min_epochs=1 trainer.max_epochs=5
+
+$(call section, Shortcuts: does it train? Ten batches)
+$(call row, tq,   train-quick,          $(EXPERIMENT)=mnist_sdn $(QUICK),      SimpleDenseNet on MNIST)
+$(call row, tqc,  train-quick-cnn,      $(EXPERIMENT)=mnist_cnn $(QUICK),      SimpleCNN on MNIST)
+$(call row, tqv,  train-quick-vit,      $(EXPERIMENT)=mnist_vit $(QUICK),      Vision transformer on MNIST)
+$(call row, tqcn, train-quick-convnext, $(EXPERIMENT)=mnist_convnext $(QUICK), ConvNeXt V2 on MNIST)
+$(call row, tqvh, train-quick-vimh,     $(EXPERIMENT)=vimh $(QUICK),           SimpleCNN on VIMH)
+$(call row, tqd,  train-quick-digits,   $(EXPERIMENT)=digits_cnn $(QUICK),     SimpleCNN on scikit-learn's digits)
+$(call all, tqa,  train-quick-all,      tq tqc tqv tqcn tqvh tqd,              All of the above)
+
+$(call section, Shortcuts: experiments)
+$(call row, esdn,    exp-sdn,                   $(EXPERIMENT)=mnist_sdn,                   SimpleDenseNet on MNIST)
+$(call row, ecm,     exp-cnn-mnist,             $(EXPERIMENT)=mnist_cnn,                   SimpleCNN on MNIST)
+$(call row, evit,    exp-vit,                   $(EXPERIMENT)=mnist_vit,                   Vision transformer on MNIST)
+$(call row, excn,    exp-convnext,              $(EXPERIMENT)=mnist_convnext,              ConvNeXt V2 on MNIST)
+$(call row, ev995,   exp-vit-995,               $(EXPERIMENT)=mnist_vit_995,               The recipe for 99.5 % on MNIST)
+$(call row, ecnb,    exp-convnext-benchmark,    $(EXPERIMENT)=mnist_benchmark_convnext,    ConvNeXt V2 on MNIST for 100 epochs)
+$(call row, emhcm,   exp-multihead-cnn-mnist,   $(EXPERIMENT)=mnist_multihead_cnn,         MNIST with three heads)
+$(call row, ec10c,   exp-cifar10-cnn,           $(EXPERIMENT)=cifar10_cnn,                 SimpleCNN on CIFAR-10)
+$(call row, emhcc10, exp-multihead-cnn-cifar10, $(EXPERIMENT)=cifar10_multihead_cnn,       CIFAR-10 with four heads)
+$(call row, evimh,   exp-vimh,                  $(EXPERIMENT)=vimh,                        Soft targets on VIMH)
+$(call row, evimho,  exp-vimh-ordinal,          $(EXPERIMENT)=vimh_ordinal,                Ordinal loss on VIMH)
+$(call row, evimhr,  exp-vimh-regression,       $(EXPERIMENT)=vimh_normalized_regression,  Regression heads on VIMH)
+$(call row, ca,      compare-arch, lhtx.suite mnist_sdn mnist_cnn mnist_vit mnist_convnext $(SHORT), Four architectures on MNIST for five epochs)
+
+$(call section, Shortcuts: CIFAR benchmarks)
+$(call row, cb10c,     cifar10-cnn,          $(EXPERIMENT)=cifar10_benchmark_cnn,           SimpleCNN on CIFAR-10)
+$(call row, cb10cn,    cifar10-convnext,     $(EXPERIMENT)=cifar10_benchmark_convnext,      ConvNeXt V2 on CIFAR-10)
+$(call row, cb10v,     cifar10-vit,          $(EXPERIMENT)=cifar10_benchmark_vit,           Vision transformer on CIFAR-10)
+$(call row, cb10e,     cifar10-efficientnet, $(EXPERIMENT)=cifar10_benchmark_efficientnet,  EfficientNet on CIFAR-10)
+$(call row, cb100c,    cifar100-cnn,         $(EXPERIMENT)=cifar100_benchmark_cnn,          SimpleCNN on CIFAR-100)
+$(call row, cb100cn,   cifar100-convnext,    $(EXPERIMENT)=cifar100_benchmark_convnext,     ConvNeXt V2 on CIFAR-100)
+$(call row, cb100v,    cifar100-vit,         $(EXPERIMENT)=cifar100_benchmark_vit,          Vision transformer on CIFAR-100)
+$(call row, cb100e,    cifar100-efficientnet, $(EXPERIMENT)=cifar100_benchmark_efficientnet, EfficientNet on CIFAR-100)
+$(call row, cb100sdn,  cifar100-sdn,         $(EXPERIMENT)=cifar100_benchmark_sdn,          SimpleDenseNet on CIFAR-100)
+$(call row, cb100cn1m,  cifar100-convnext-1m,  $(EXPERIMENT)=cifar100_benchmark_convnext model=cifar100_convnext_1m,  ConvNeXt V2 of 1 M on CIFAR-100)
+$(call row, cb100cn10m, cifar100-convnext-10m, $(EXPERIMENT)=cifar100_benchmark_convnext model=cifar100_convnext_10m, ConvNeXt V2 of 10 M on CIFAR-100)
+$(call row, cb100cc,   cifar100-coarse-cnn,  $(EXPERIMENT)=cifar100_coarse_cnn,             SimpleCNN on the superclasses of CIFAR-100)
+
+$(call section, Shortcuts: CIFAR benchmarks cut to five epochs)
+$(call row, cbq10c,   cifar10-quick-cnn,       $(EXPERIMENT)=cifar10_benchmark_cnn $(SHORT),       SimpleCNN on CIFAR-10)
+$(call row, cbq10cn,  cifar10-quick-convnext,  $(EXPERIMENT)=cifar10_benchmark_convnext $(SHORT),  ConvNeXt V2 on CIFAR-10)
+$(call row, cbq100c,  cifar100-quick-cnn,      $(EXPERIMENT)=cifar100_benchmark_cnn $(SHORT),      SimpleCNN on CIFAR-100)
+$(call row, cbq100sdn, cifar100-quick-sdn,     $(EXPERIMENT)=cifar100_benchmark_sdn $(SHORT),      SimpleDenseNet on CIFAR-100)
+$(call row, cbq100cc, cifar100-quick-coarse,   $(EXPERIMENT)=cifar100_coarse_cnn $(SHORT),         The superclasses of CIFAR-100)
+$(call all, cbqa,     cifar-quick-all,         cbq10c cbq10cn cbq100c cbq100sdn cbq100cc,          All of the above)
+$(call all, allqt,    all-quick-tests,         tqa cbqa,                                           Every quick run)
+
+$(call section, Shortcuts: benchmark suites and their tables)
+$(call row, cbs,    benchmark-suite,    lhtx.suite cifar,    Every benchmark of CIFAR-10 and CIFAR-100)
+$(call row, cbs10,  benchmark-cifar10,  lhtx.suite cifar10,  The benchmarks of CIFAR-10)
+$(call row, cbs100, benchmark-cifar100, lhtx.suite cifar100, The benchmarks of CIFAR-100)

@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import Callback
 
 from lhtx.callbacks import GradientStatistics
 from lhtx.compose import build_datamodule, build_task, compose, configure, instantiate
-from lhtx.runs import quieten
+from lhtx.extras import quieten
 
 BOUND = 0.05
 WARM_UP = 4  # epochs that are not counted

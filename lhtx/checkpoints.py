@@ -30,12 +30,27 @@ class AtomicCheckpointIO(CheckpointIO):
             torch.save(checkpoint, temporary)
 
     def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True) -> Any:
-        """The checkpoint at `path`; `weights_only` is accepted for the interface's sake and is always true."""
-        return load_checkpoint(path, map_location)
+        """What was saved at `path`; `weights_only` is accepted for the interface's sake and is always true.
+
+        A spawned process also hands its weights back through a file, a state dict by itself.
+        """
+        return _read(require_checkpoint(path), map_location)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Removes the file at `path` if it exists."""
         Path(path).unlink(missing_ok=True)
+
+
+def require_checkpoint(path: str | Path) -> Path:
+    """`path`, which is a file. Raises CheckpointError with the checkpoints that there are instead."""
+    path = Path(path)
+    if path.is_dir():
+        present = sorted(str(file) for pattern in ("*.ckpt", "checkpoints/*.ckpt") for file in path.glob(pattern))
+        raise CheckpointError(f"{path} is a directory, expected a checkpoint. In it: {', '.join(present) or 'none'}")
+    if not path.is_file():
+        present = sorted(str(file) for file in path.parent.glob("*.ckpt"))
+        raise CheckpointError(f"no checkpoint at {path}. In that directory: {', '.join(present) or 'none'}")
+    return path
 
 
 def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -44,18 +59,19 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     Raises:
         CheckpointError: no such file, not a checkpoint, or one that holds more than tensors and plain containers.
     """
-    path = Path(path)
-    if not path.is_file():
-        present = sorted(str(file) for file in path.parent.glob("*.ckpt"))
-        raise CheckpointError(f"no checkpoint at {path}. In that directory: {', '.join(present) or 'none'}")
-    try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{path} cannot be read as a checkpoint of tensors and plain values: {reason}") from error
+    path = require_checkpoint(path)
+    checkpoint = _read(path, map_location)
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise CheckpointError(f"{path} holds no 'state_dict', so it is no checkpoint of a training run")
     return checkpoint
+
+
+def _read(path: Path, map_location: Any) -> Any:
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{path} cannot be read as a checkpoint of tensors and plain values: {reason}") from error
 
 
 def check_weights(state: dict[str, torch.Tensor], module: nn.Module, path: str | Path) -> None:

@@ -6,6 +6,7 @@ import copy
 import inspect
 import os
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from lightning import LightningDataModule, LightningModule
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from lhtx.config_errors import call_refusal, near, refusal, unresolved
+from lhtx.config_errors import call_refusal, missing_target, near, options, refusal, unresolved
 from lhtx.errors import CheckpointError, ConfigError, DatasetError
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -38,7 +39,16 @@ def project_root() -> str:
     return str(checkout if (checkout / "pyproject.toml").is_file() else Path.cwd())
 
 
+def groups_text() -> str:
+    """The config groups and the options of each, for `python -m lhtx.train --help`."""
+    return "\n\n".join(
+        textwrap.fill(f"{group}: {', '.join(names)}", 120, subsequent_indent="  ", break_on_hyphens=False)
+        for group, names in options(CONFIGS).items()
+    )
+
+
 OmegaConf.register_new_resolver("lhtx.root", project_root, replace=True)
+OmegaConf.register_new_resolver("lhtx.groups", groups_text, replace=True)
 
 
 def compose(overrides: Sequence[str], config_name: str = "train") -> DictConfig:
@@ -78,17 +88,22 @@ def _compose_or_default(overrides: list[str], config_name: str) -> DictConfig:
         return _compose([o for o in overrides if o.startswith("hydra.searchpath")], config_name)
 
 
-def configure(cfg: DictConfig) -> DictConfig:
+def configure(cfg: DictConfig, prepare: bool = True) -> DictConfig:
     """A copy of `cfg` whose `dataset` node describes the dataset that `data` names.
 
-    Makes the dataset first if it is missing and `data.generate` says how. `configure(configure(cfg)) == configure(cfg)`.
+    Makes or fetches the dataset first if it is missing and `data` says how. `configure(configure(cfg)) == configure(cfg)`.
+
+    Args:
+        cfg: composed.
+        prepare: False makes and fetches nothing: for datasets that can be described without their files.
 
     Raises:
         ConfigError: `data` cannot be instantiated.
         DatasetError: the dataset cannot be read or made.
     """
     datamodule = build_datamodule(cfg)
-    datamodule.prepare_data()
+    if prepare:
+        datamodule.prepare_data()
     configured = copy.deepcopy(cfg)
     with open_dict(configured):
         configured.dataset = datamodule.spec.as_config()
@@ -137,9 +152,23 @@ def instantiate(cfg: DictConfig, key: str, **arguments: Any) -> Any:
         full_key = next((line[10:] for line in str(error).splitlines() if line.startswith("full_key: ")), key)
         node = OmegaConf.select(cfg, full_key)
         target = node.get("_target_", full_key) if OmegaConf.is_dict(node) else full_key
+        if "Error locating target" in str(error):
+            raise missing_target(full_key, target) from error
         raise call_refusal(cause, full_key, target, hydra.utils.get_object) from error
     except OmegaConfBaseException as error:
         raise unresolved(error, cfg, key) from error
+
+
+def target_class(cfg: DictConfig, key: str) -> Any:
+    """The class (or function) that the node `key` of `cfg` names by `_target_`. Raises ConfigError where there is none."""
+    node = OmegaConf.select(cfg, key)
+    target = node.get("_target_") if OmegaConf.is_dict(node) else None
+    if not isinstance(target, str):
+        raise ConfigError(f"{key} is {node!r}; expected a mapping with a _target_, the path of a class")
+    try:
+        return hydra.utils.get_object(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise missing_target(key, target) from error
 
 
 def resolved(cfg: DictConfig) -> DictConfig:
@@ -189,8 +218,8 @@ def describe(overrides: Sequence[str]) -> Description:
 def metric_names(cfg: DictConfig, task: LightningModule) -> tuple[str, ...]:
     """Every metric that a run of `cfg` with `task` logs at the end of an epoch: the task's and its callbacks'."""
     names = set(task.metric_names())
-    for name, node in (cfg.get("callbacks") or {}).items():
-        if hasattr(hydra.utils.get_class(node._target_), "metric_names"):
+    for name in cfg.get("callbacks") or {}:
+        if hasattr(target_class(cfg, f"callbacks.{name}"), "metric_names"):
             names.update(instantiate(cfg, f"callbacks.{name}").metric_names())
     return tuple(sorted(names))
 
@@ -210,7 +239,7 @@ def check_monitored(cfg: DictConfig, metrics: Iterable[str]) -> None:
     logged = [metric for metric in metrics if not metric.startswith("test/")]
     watched = [("optimized_metric", cfg.get("optimized_metric"), "optimized_mode", cfg.get("optimized_mode"))]
     for name, node in (cfg.get("callbacks") or {}).items():
-        watched.append((f"callbacks.{name}.monitor", node.get("monitor"), f"callbacks.{name}.mode", _mode(node)))
+        watched.append((f"callbacks.{name}.monitor", node.get("monitor"), f"callbacks.{name}.mode", _mode(cfg, name)))
     for key, metric, mode_key, mode in watched:
         if metric is None:
             continue
@@ -232,11 +261,11 @@ def check_monitored(cfg: DictConfig, metrics: Iterable[str]) -> None:
         raise ConfigError(f"model.scheduler is ReduceLROnPlateau, which needs val/loss after every epoch, and {why}")
 
 
-def _mode(node: DictConfig) -> str | None:
+def _mode(cfg: DictConfig, callback: str) -> str | None:
     """Whether a callback takes the highest or the lowest value: `mode` in its config, else its class's default."""
-    if "mode" in node:
-        return node.mode
-    mode = inspect.signature(hydra.utils.get_class(node._target_)).parameters.get("mode")
+    if "mode" in cfg.callbacks[callback]:
+        return cfg.callbacks[callback].mode
+    mode = inspect.signature(target_class(cfg, f"callbacks.{callback}")).parameters.get("mode")
     return mode.default if mode else None
 
 

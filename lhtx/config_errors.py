@@ -4,6 +4,7 @@ Only messages are made here; composing is the business of `lhtx.compose`.
 """
 
 import difflib
+import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,10 +19,12 @@ from omegaconf.errors import OmegaConfBaseException
 from lhtx.errors import ConfigError
 
 MAX_LISTED = 40
+EXTRAS = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
+"""Class → the optional part of the project that installs what it needs."""
 
 
 def near(word: str, accepted: Iterable[str]) -> str:
-    """A sentence that names the values of `accepted` near to `word`, or all of them when they are few.
+    """A sentence that names the values of `accepted` near to `word`, and all of them when they are few or none is near.
 
     >>> near("vimh_cn", ["vimh_cnn", "vimh_mlp"])
     'Did you mean vimh_cnn? Accepted: vimh_cnn, vimh_mlp.'
@@ -31,7 +34,7 @@ def near(word: str, accepted: Iterable[str]) -> str:
     sentences = []
     if matches:
         sentences.append(f"Did you mean {' or '.join(matches)}?")
-    if len(accepted) <= MAX_LISTED:
+    if len(accepted) <= (MAX_LISTED if matches else 2 * MAX_LISTED):
         sentences.append(f"Accepted: {', '.join(accepted) or 'nothing'}.")
     return " ".join(sentences)
 
@@ -112,6 +115,37 @@ def _values(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return values
 
 
+def missing_target(key: str, target: str) -> ConfigError:
+    """The `ConfigError` for a `_target_` at the config key `key` that names nothing; with what there is where it looks."""
+    parts = target.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        path = ".".join(parts[:length])
+        try:
+            place: Any = importlib.import_module(path)
+        except ImportError:
+            continue
+        if length < len(parts) - 1 and inspect.isclass(getattr(place, parts[length], None)):
+            place, path, length = getattr(place, parts[length]), f"{path}.{parts[length]}", length + 1
+        known = getattr(place, "__all__", None) or _own_names(place, path)
+        return ConfigError(
+            f"{key}._target_ is {target!r}, and there is no {parts[length]!r} in {path}. {near(parts[length], known)}"
+        )
+    return ConfigError(
+        f"{key}._target_ is {target!r}, and there is no module {parts[0]!r}; expected a class, such as lhtx.nets.SimpleCNN"
+    )
+
+
+def _own_names(place: Any, path: str) -> list[str]:
+    """The public names that the module or class `place` defines itself, its submodules included; all, where it defines none."""
+    public = {name: value for name, value in vars(place).items() if not name.startswith("_")}
+    own = [
+        name
+        for name, value in public.items()
+        if getattr(value, "__module__", None) == path or str(getattr(value, "__name__", "")).startswith(f"{path}.")
+    ]
+    return own or list(public)
+
+
 def call_refusal(error: Exception, key: str, target: str, locate: Callable[[str], Any]) -> ConfigError:
     """The `ConfigError` for a class named in a config that could not be found or called.
 
@@ -121,12 +155,24 @@ def call_refusal(error: Exception, key: str, target: str, locate: Callable[[str]
         target: the dotted path of the class or function.
         locate: finds the class by its path (to list what its constructor accepts).
     """
+    if isinstance(error, ImportError) and (extra := EXTRAS.get(target.rpartition(".")[2])):
+        return ConfigError(f"{key}: {target} needs a package that is not installed: pip install 'lhtx-sweeps[{extra}]'")
     message = f"{key}: {target} refused its configuration: {type(error).__name__}: {error}."
     unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     if unexpected:
-        accepted = list(inspect.signature(locate(target)).parameters)
-        message += f" {near(unexpected[1], accepted)}"
+        message += f" {near(unexpected[1], _arguments(locate(target)))}"
     return ConfigError(message)
+
+
+def _arguments(call: Any) -> list[str]:
+    """What `call` accepts by name; a class that hands further options on to its base class accepts those too."""
+    names: list[str] = []
+    for function in [base.__init__ for base in call.__mro__ if "__init__" in vars(base)] if inspect.isclass(call) else [call]:
+        parameters = inspect.signature(function).parameters.values()
+        names += [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name != "self"]
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return names
 
 
 def unresolved(error: OmegaConfBaseException, cfg: DictConfig, where: str) -> ConfigError:

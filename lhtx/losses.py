@@ -3,6 +3,8 @@
 Nothing here knows of networks, datasets or training: the task reads the declarations and hands over what they ask for.
 """
 
+from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import ClassVar, Literal
 
 import torch
@@ -38,14 +40,18 @@ def expectation(logits: Tensor) -> Tensor:
     return (logits.softmax(dim=1) * torch.arange(logits.shape[1], device=logits.device)).sum(dim=1)
 
 
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean of −Σ_j p_j log softmax(logits)_j.
+def cross_entropy(logits: Tensor, target: Tensor, class_weights: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
+    """Mean of −Σ_j w_j p_j log softmax(logits)_j, as `torch.nn.functional.cross_entropy` takes it.
 
     Args:
         logits: (B, C).
         target: class indices int64 (B,), or distributions p, floating point (B, C).
+        class_weights: w, (C,); 1 without. With indices the mean is the weighted one, divided by the sum of the samples'
+            weights; with distributions it is divided by B.
+        label_smoothing: ε in [0, 1]: p becomes (1 − ε)·p + ε/C.
     """
-    return F.cross_entropy(logits, target)
+    weights = None if class_weights is None else class_weights.to(logits.dtype)
+    return F.cross_entropy(logits, target, weight=weights, label_smoothing=label_smoothing)
 
 
 def soft_target(logits: Tensor, distribution: Tensor) -> Tensor:
@@ -63,6 +69,8 @@ def ordinal(
     alpha: float = 0.1,
     distance: Distance = "l1",
     huber_delta: float = 1.0,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Distance from the expected class to the true one, × range/(C − 1), + α · cross-entropy.
 
@@ -74,22 +82,29 @@ def ordinal(
         parameter_range: max − min in parameter units.
         alpha: weight of the cross-entropy.
         distance, huber_delta: see `elementwise_distance`, in class steps.
+        class_weights: (C,), of the samples by their true class: both terms become weighted means.
+        label_smoothing: of the cross-entropy alone.
     """
     expected = expectation(logits)
-    steps = elementwise_distance(expected, index.to(expected.dtype), distance, huber_delta).mean()
-    return steps * (parameter_range / (logits.shape[1] - 1)) + alpha * F.cross_entropy(logits, index)
+    steps = elementwise_distance(expected, index.to(expected.dtype), distance, huber_delta)
+    steps = _mean_by_class(steps, index, class_weights) * (parameter_range / (logits.shape[1] - 1))
+    return steps + alpha * cross_entropy(logits, index, class_weights, label_smoothing)
 
 
-def weighted_cross_entropy(logits: Tensor, index: Tensor) -> Tensor:
+def weighted_cross_entropy(
+    logits: Tensor, index: Tensor, class_weights: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
     """Cross-entropy + Σ over the wrong classes j of (1 + (j − c)²)·softmax(logits)_j, mean over the batch.
 
     Args:
         logits: (B, C).
         index: class indices c, int64 (B,).
+        class_weights: (C,), of the samples by their true class: both terms become weighted means.
+        label_smoothing: of the cross-entropy alone.
     """
     offset = torch.arange(logits.shape[1], device=logits.device) - index[:, None]
-    penalty = (1 + offset.square()) * (offset != 0)
-    return F.cross_entropy(logits, index) + (penalty * logits.softmax(dim=1)).sum(dim=1).mean()
+    penalty = ((1 + offset.square()) * (offset != 0) * logits.softmax(dim=1)).sum(dim=1)
+    return cross_entropy(logits, index, class_weights, label_smoothing) + _mean_by_class(penalty, index, class_weights)
 
 
 def quantized_regression(
@@ -133,6 +148,14 @@ def index_regression(output: Tensor, unit: Tensor, distance: Distance = "l1", hu
     return elementwise_distance(output, unit, distance, huber_delta).sum(dim=1).mean()
 
 
+def _mean_by_class(values: Tensor, index: Tensor, class_weights: Tensor | None) -> Tensor:
+    """The mean of `values`, (B,), weighted by the weights of the classes `index`, (B,), where there are any."""
+    if class_weights is None:
+        return values.mean()
+    weights = class_weights[index].to(values.dtype)
+    return (weights * values).sum() / weights.sum()
+
+
 class Loss(nn.Module):
     """A loss of one head, built by the task from the head's classes and range. Called with (output, target).
 
@@ -167,21 +190,44 @@ class _DistanceLoss(Loss):
 
     def __init__(self, classes: int, parameter_range: float, distance: Distance = "l1", huber_delta: float = 1.0) -> None:
         super().__init__(classes, parameter_range)
-        if distance not in DISTANCES:
-            raise ConfigError(f"{type(self).__name__}: unknown distance {distance!r}. Accepted: {', '.join(DISTANCES)}")
-        if not huber_delta > 0:
-            raise ConfigError(f"{type(self).__name__}: huber_delta is {huber_delta}; expected a number above 0")
+        _check_distance(self, distance, huber_delta)
         self.distance = distance
         self.huber_delta = huber_delta
 
 
-class CrossEntropy(Loss):
+class _ClassLoss(Loss):
+    """A loss with a cross-entropy in it.
+
+    Class weights are a buffer: they follow the module to its device and precision, and into the checkpoint.
+
+    Args:
+        class_weights: one number above 0 a class, None for 1 each.
+        label_smoothing: of the cross-entropy, in [0, 1].
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        parameter_range: float,
+        class_weights: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(classes, parameter_range)
+        if not _is_number(label_smoothing) or not 0 <= label_smoothing <= 1:
+            raise ConfigError(f"{type(self).__name__}: label_smoothing is {label_smoothing!r}; expected a number from 0 to 1")
+        self.label_smoothing = float(label_smoothing)
+        weights = None if class_weights is None else torch.tensor(_class_weights(self, class_weights))
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", weights)
+
+
+class CrossEntropy(_ClassLoss):
     """`cross_entropy` on the class index, or on a soft distribution where the target width is above 0."""
 
     target, output, readout, accepts_soft = "index", "logits", "argmax", True
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        return cross_entropy(output, target)
+        return cross_entropy(output, target, self.class_weights, self.label_smoothing)
 
 
 class SoftTarget(Loss):
@@ -193,16 +239,16 @@ class SoftTarget(Loss):
         return soft_target(output, target)
 
 
-class WeightedCrossEntropy(Loss):
+class WeightedCrossEntropy(_ClassLoss):
     """`weighted_cross_entropy`: far classes cost more than near ones."""
 
     target, output, readout = "index", "logits", "argmax"
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        return weighted_cross_entropy(output, target)
+        return weighted_cross_entropy(output, target, self.class_weights, self.label_smoothing)
 
 
-class Ordinal(_DistanceLoss):
+class Ordinal(_ClassLoss):
     """`ordinal`: distance of the expected class in parameter units, plus `alpha` times the cross-entropy."""
 
     target, output, readout = "index", "logits", "expectation"
@@ -214,14 +260,20 @@ class Ordinal(_DistanceLoss):
         distance: Distance = "l1",
         huber_delta: float = 1.0,
         alpha: float = 0.1,
+        class_weights: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(classes, parameter_range, distance, huber_delta)
+        super().__init__(classes, parameter_range, class_weights, label_smoothing)
+        _check_distance(self, distance, huber_delta)
         if not alpha >= 0:
             raise ConfigError(f"Ordinal: alpha is {alpha}; expected 0 or more")
+        self.distance = distance
+        self.huber_delta = huber_delta
         self.alpha = alpha
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        return ordinal(output, target, self.parameter_range, self.alpha, self.distance, self.huber_delta)
+        options = (self.distance, self.huber_delta, self.class_weights, self.label_smoothing)
+        return ordinal(output, target, self.parameter_range, self.alpha, *options)
 
 
 class QuantizedRegression(_DistanceLoss):
@@ -274,3 +326,28 @@ LOSSES: tuple[type[Loss], ...] = (
     IndexRegression,
 )
 """Every loss that a config can name."""
+
+
+def _check_distance(loss: Loss, distance: str, huber_delta: float) -> None:
+    if distance not in DISTANCES:
+        raise ConfigError(f"{type(loss).__name__}: unknown distance {distance!r}. Accepted: {', '.join(DISTANCES)}")
+    if not huber_delta > 0:
+        raise ConfigError(f"{type(loss).__name__}: huber_delta is {huber_delta}; expected a number above 0")
+
+
+def _class_weights(loss: Loss, given: Sequence[float]) -> list[float]:
+    """`given` as floats; refused where it is not one number above 0 a class."""
+    name = type(loss).__name__
+    if isinstance(given, str | Mapping) or not isinstance(given, Sequence):
+        raise ConfigError(f"{name}: class_weights is {given!r}; expected a list of {loss.classes} numbers, one a class")
+    if len(given) != loss.classes:
+        raise ConfigError(f"{name}: class_weights has {len(given)} numbers and the head has {loss.classes} classes")
+    for position, weight in enumerate(given):
+        # 0 is refused too: a batch of such samples alone would have a loss of 0/0
+        if not _is_number(weight) or not weight > 0:
+            raise ConfigError(f"{name}: class_weights[{position}] is {weight!r}; expected a finite number above 0")
+    return [float(weight) for weight in given]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

@@ -3,41 +3,71 @@ written and printed. Knows neither overrides nor what is done with the trainer.
 """
 
 import json
-import logging
 import math
+import os
 import sys
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from lightning import LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, ModelSummary, ProgressBar
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from lhtx.accelerators import choose
 from lhtx.checkpoints import AtomicCheckpointIO
 from lhtx.compose import instantiate, resolved
 from lhtx.errors import ConfigError
+from lhtx.extras import QuietProcesses, print_config
 from lhtx.files import write_atomically
+from lhtx.trained import CONFIG_FILE
 
-CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"
 
 
+def is_main_process() -> bool:
+    """Whether this process prints and writes: the only one of a run, or the first of those that share it."""
+    return (rank_zero_only.rank or 0) == 0
+
+
+def check_output_directory(directory: str | Path) -> None:
+    """Raises ConfigError where `directory` can be neither made nor written to. Makes nothing."""
+    directory = Path(directory).absolute()
+    try:
+        nearest = next(place for place in (directory, *directory.parents) if place.exists())
+    except OSError as error:  # a name that is too long, or a directory that must not be looked into
+        raise _unusable(directory, error.strerror) from error
+    if not nearest.is_dir():
+        raise _unusable(directory, f"{nearest} is a file")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise _unusable(directory, f"{nearest} must not be written to")
+
+
+def _unusable(directory: Path, why: str | None) -> ConfigError:
+    return ConfigError(f"paths.output_dir is {directory}, and {why}; expected a directory that can be made and written to")
+
+
 def prepare_run(cfg: DictConfig) -> Path:
-    """Seeds every generator, sets the threads, saves the resolved config; returns the output directory, made."""
-    output = Path(cfg.paths.output_dir)
-    text = OmegaConf.to_yaml(resolved(cfg))
-    if cfg.extras.print_config:
-        print(text)
-    output.mkdir(parents=True, exist_ok=True)
-    write_atomically(output / CONFIG_FILE, text)
+    """Seeds every generator, sets the threads, saves (and prints) the resolved config; returns the output directory, made."""
     if cfg.threads is not None:
         if not isinstance(cfg.threads, int) or cfg.threads < 1:
             raise ConfigError(f"threads is {cfg.threads!r}, expected 1 or more, or null for torch's own choice")
         torch.set_num_threads(cfg.threads)
+    output = Path(cfg.paths.output_dir)
+    whole = resolved(cfg)
+    if is_main_process():
+        check_output_directory(output)
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            write_atomically(output / CONFIG_FILE, OmegaConf.to_yaml(whole))
+            if cfg.extras.print_config:
+                print_config(whole, output)
+        except OSError as error:
+            raise _unusable(output, error.strerror) from error
     # Filling fresh memory would cost time and only guards against reading what was never written.
     torch.utils.deterministic.fill_uninitialized_memory = False
     seed_everything(cfg.seed, workers=True, verbose=False)
@@ -45,42 +75,63 @@ def prepare_run(cfg: DictConfig) -> Path:
 
 
 def build_trainer(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> Trainer:
-    """The trainer of `cfg` with its loggers; `callbacks` stand before the config's own. It writes no checkpoint but theirs."""
+    """The trainer of `cfg` with its loggers; `callbacks` stand before the config's own.
+
+    It writes no checkpoint and shows no progress and no summary but by the config's callbacks, and none of those that
+    `trainer.enable_checkpointing`, `enable_progress_bar` or `enable_model_summary` switches off.
+
+    Raises:
+        ConfigError: a callback, a logger or the trainer cannot be instantiated; or `trainer.overfit_batches`.
+    """
+    if cfg.trainer.get("overfit_batches"):
+        raise ConfigError(
+            "trainer.overfit_batches puts single samples in the place of batches, and here a sampler's item is a whole batch; "
+            "use debug=overfit, or trainer.limit_train_batches"
+        )
     own = [instantiate(cfg, f"callbacks.{name}") for name in cfg.callbacks or {}]
     loggers = [instantiate(cfg, f"logger.{name}") for name in cfg.logger or {}]
-    if not cfg.trainer.enable_checkpointing:
-        own = [callback for callback in own if not isinstance(callback, ModelCheckpoint)]
+    switches = {
+        "enable_checkpointing": ModelCheckpoint,
+        "enable_progress_bar": ProgressBar,
+        "enable_model_summary": ModelSummary,
+    }
+    for switch, kind in switches.items():
+        if not cfg.trainer.get(switch, True):
+            own = [callback for callback in own if not isinstance(callback, kind)]
     # Callbacks that log come first, so that those which monitor find every metric of the epoch.
     ordered = [c for c in own if not isinstance(c, ModelCheckpoint)] + [*callbacks]
+    if "spawn" in str(cfg.trainer.get("strategy")):
+        ordered.append(QuietProcesses(cfg))
     ordered += [c for c in own if isinstance(c, ModelCheckpoint)]
-    # Lightning would add a checkpoint of its own where there is none, and refuses any where they are switched off.
-    checkpointing = any(isinstance(callback, Checkpoint) for callback in ordered)
+    # Lightning would add one of its own where there is none, and refuses any where they are switched off.
+    kinds = switches | {"enable_checkpointing": Checkpoint}
+    present = {switch: any(isinstance(callback, kind) for callback in ordered) for switch, kind in kinds.items()}
     return instantiate(
         cfg,
         "trainer",
+        accelerator=choose(cfg.trainer.accelerator),
         callbacks=ordered,
         logger=loggers,
         plugins=[AtomicCheckpointIO()],
-        enable_checkpointing=checkpointing,
+        **present,
     )
+
+
+@contextmanager
+def closing(loggers: Iterable[Logger]) -> Iterator[None]:
+    """Ends the run that a `WandbLogger` began in this process, however the block ends: else the next run would join it."""
+    try:
+        yield
+    finally:
+        if is_main_process() and any(isinstance(logger, WandbLogger) for logger in loggers):
+            import wandb
+
+            wandb.finish()
 
 
 def floats(metrics: Mapping[str, torch.Tensor]) -> dict[str, float]:
     """Metrics as numbers on the host."""
     return {name: float(value) for name, value in metrics.items()}
-
-
-def quieten(cfg: DictConfig) -> None:
-    """Hides every warning where `extras.ignore_warnings` says so; always Lightning's tips, and advice that does not fit."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    # A dataset in memory is indexed by whole batches: worker processes would only slow it down.
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-    # Nothing here is logged by Lightning's steps.
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
-    if cfg.extras.ignore_warnings:
-        warnings.simplefilter("ignore")
 
 
 def log_hyperparameters(cfg: DictConfig, task: LightningModule, loggers: Iterable[Logger]) -> None:
@@ -93,7 +144,9 @@ def log_hyperparameters(cfg: DictConfig, task: LightningModule, loggers: Iterabl
 
 
 def write_metrics(metrics: Mapping[str, float], file: Path) -> None:
-    """Writes `metrics` as strict JSON, a value that is not finite as null."""
+    """Writes `metrics` as strict JSON, a value that is not finite as null. The first process of a run alone does."""
+    if not is_main_process():
+        return
     plain = {name: value if math.isfinite(value) else None for name, value in sorted(metrics.items())}
     write_atomically(file, json.dumps(plain, indent=2, allow_nan=False) + "\n")
 

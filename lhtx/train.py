@@ -11,27 +11,33 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from omegaconf import DictConfig
 
 from lhtx.callbacks.logged_metrics import KEY as LOGGED_METRICS
-from lhtx.checkpoints import check_weights, load_checkpoint, load_weights
-from lhtx.compose import CONFIGS, build_datamodule, build_task, check_monitored, compose, configure, metric_names
+from lhtx.checkpoints import check_weights, load_checkpoint, load_weights, require_checkpoint
+from lhtx.compose import CONFIGS, build_datamodule, build_task, check_monitored, compose, configure, metric_names, resolved
 from lhtx.config_errors import near
-from lhtx.errors import USER_ERRORS, ConfigError
+from lhtx.errors import USER_ERRORS, CheckpointError, ConfigError
+from lhtx.extras import enforce_tags, quieten
+from lhtx.loggers import CSVLogger
 from lhtx.runs import (
     METRICS_FILE,
     build_trainer,
+    check_output_directory,
+    closing,
     fail,
     floats,
+    is_main_process,
     log_hyperparameters,
     prepare_run,
-    quieten,
     table,
     write_metrics,
 )
+from lhtx.trained import check_data, check_dataset, trained_config
 
 
 def train(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> dict[str, float]:
@@ -57,7 +63,11 @@ def train(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> dict[str, floa
         quieten(cfg)
         if not cfg.train and not (cfg.test and cfg.ckpt_path):
             raise ConfigError("train=false leaves nothing to do: expected test=true and ckpt_path=<the checkpoint to test>")
+        if is_main_process():
+            enforce_tags(cfg)
         cfg = configure(cfg)
+        if cfg.ckpt_path:
+            _check_trained(cfg)
         output = prepare_run(cfg)
         datamodule, task = build_datamodule(cfg), build_task(cfg)
         check_monitored(cfg, metric_names(cfg, task))
@@ -68,20 +78,41 @@ def train(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> dict[str, floa
             check_weights(checkpoint["state_dict"], task, cfg.ckpt_path)
             if cfg.train:  # there may be no epoch left to log them again
                 metrics.update(checkpoint.get(LOGGED_METRICS, {}))
-        log_hyperparameters(cfg, task, trainer.loggers)
-        weights = cfg.ckpt_path
-        if cfg.train:
-            _fit(trainer, task, datamodule, cfg.ckpt_path)
-            metrics.update(floats(trainer.callback_metrics))
-            _check_optimized(cfg, metrics, trainer)
-            weights = _best(trainer, cfg.optimized_metric)
-        if cfg.test:
-            if weights:
-                load_weights(task, weights)
-            trainer.test(task, datamodule=datamodule, verbose=False)
-            metrics.update(floats(trainer.callback_metrics))
+                for logger in trainer.loggers:
+                    if isinstance(logger, CSVLogger):
+                        logger.resume_from(checkpoint["global_step"])
+        with closing(trainer.loggers):
+            log_hyperparameters(cfg, task, trainer.loggers)
+            weights = cfg.ckpt_path
+            if cfg.train:
+                _fit(trainer, task, datamodule, cfg.ckpt_path)
+                metrics.update(floats(trainer.callback_metrics))
+                _check_optimized(cfg, metrics, trainer)
+                weights = _best(trainer, cfg.optimized_metric)
+            if cfg.test:
+                if weights is not None:
+                    load_weights(task, weights)
+                trainer.test(task, datamodule=datamodule, verbose=False)
+                metrics.update(floats(trainer.callback_metrics))
         write_metrics(metrics, output / METRICS_FILE)
         return metrics
+
+
+def _check_trained(cfg: DictConfig) -> None:
+    """Refuses a checkpoint whose run divided or read the same data in another way than `cfg`, which is configured.
+
+    A checkpoint that is trained on may have lost its run's config; one that is only measured may not.
+    """
+    require_checkpoint(cfg.ckpt_path)
+    try:
+        trained = trained_config(Path(cfg.ckpt_path).absolute())
+    except CheckpointError:
+        if not cfg.train:
+            raise
+        return
+    check_data(resolved(cfg), trained)
+    if not cfg.train:
+        check_dataset(cfg, trained)
 
 
 def _fit(trainer: Trainer, task: LightningModule, datamodule: LightningDataModule, ckpt_path: str | None) -> None:
@@ -112,9 +143,10 @@ def _check_optimized(cfg: DictConfig, metrics: Mapping[str, float], trainer: Tra
         )
 
 
-def _run(cfg: DictConfig) -> None:
-    if HydraConfig.get().mode == RunMode.MULTIRUN:  # every job has a directory of its own
-        cfg.paths.output_dir = HydraConfig.get().runtime.output_dir
+def _run(cfg: DictConfig) -> float | None:
+    """One run of the command line; the value of the optimized metric, for the sweepers of Hydra."""
+    # Every job of a multirun has a directory of its own, and the processes of one run share one.
+    cfg.paths.output_dir = HydraConfig.get().runtime.output_dir
     try:
         metrics = train(cfg)
     except USER_ERRORS as error:
@@ -124,17 +156,48 @@ def _run(cfg: DictConfig) -> None:
         resume = f"paths.output_dir={cfg.paths.output_dir} ckpt_path={last}"
         print("\ninterrupted." + (f" Continue with the same overrides and {resume}" if last.exists() else ""))
         raise SystemExit(130) from None
-    print(f"\n{table(metrics)}\n\nconfig, checkpoints, metrics and logs: {cfg.paths.output_dir}")
+    if is_main_process():
+        print(f"\n{table(metrics)}\n\nconfig, checkpoints, metrics and logs: {cfg.paths.output_dir}")
+    return metrics.get(cfg.optimized_metric)
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Composes what the command line asks for, each of a multirun's alternatives once, and looks at the output directory.
+
+    Hydra's own refusal names neither near keys nor options, and exits with status 1.
+
+    Raises:
+        ConfigError: an override that does not compose, or an output directory that cannot be made.
+    """
+    multirun = any(a in ("-m", "--multirun") or a.startswith(("hparams_search=", "hydra.mode=")) for a in arguments)
+    flags = [argument for argument in arguments if argument.startswith("-") and argument not in ("-m", "--multirun")]
+    if flags:
+        return  # such as --help and --cfg, whose own arguments are no overrides
+    alternatives = [_alternatives(a) if multirun else [a] for a in arguments if not a.startswith("-")]
+    first = [values[0] for values in alternatives]
+    check_output_directory(compose(first).paths.output_dir)
+    for place, values in enumerate(alternatives):
+        for value in values[1:]:
+            compose([*first[:place], value, *first[place + 1 :]])
+
+
+def _alternatives(text: str) -> list[str]:
+    """The overrides that `text` stands for in a multirun: one for each of its values."""
+    try:
+        override = OverridesParser.create().parse_override(text)
+        if not override.is_sweep_override():
+            return [text]
+        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    except (HydraException, ValueError):
+        return [text]  # `compose` refuses it by name
 
 
 def main() -> None:
     """The command line. Exit status 0: trained; 2: something for the user to put right; 130: interrupted."""
-    arguments = sys.argv[1:]
-    if not any(argument.startswith("-") for argument in arguments):
-        try:
-            compose(arguments)  # Hydra's own refusal names neither near keys nor options, and exits with status 1
-        except ConfigError as error:
-            fail(error)
+    try:
+        check_arguments(sys.argv[1:])
+    except ConfigError as error:
+        fail(error)
     hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(_run)()
 
 

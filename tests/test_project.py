@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+from lhtx.suite import SUITES
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGES = sorted([PROJECT / "README.md", PROJECT / "search_spaces" / "README.md", *(PROJECT / "docs").glob("*.md")])
@@ -56,20 +61,79 @@ def test_links_resolve(page):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def targets() -> set[str]:
-    """The commands that the Makefile defines."""
-    return set(re.findall(r"^\.PHONY: (\S+)$", (PROJECT / "Makefile").read_text(), flags=re.MULTILINE))
+def run_make(*arguments: str) -> str:
+    """What `make` prints in the project's directory, without the flags of a make around this test."""
+    environment = {name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MFLAGS", "MAKELEVEL"}}
+    command = ["make", "--no-print-directory", *arguments]
+    return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True).stdout
 
 
-def test_help_lists_every_command():
-    command = ["make", "--no-print-directory", "help"]
-    listed = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
-    assert {line.split()[0] for line in listed.splitlines()} == targets()
+@cache
+def targets() -> frozenset[str]:
+    """The commands that make knows, by its own account."""
+    phony = re.findall(r"^\.PHONY: ([^$\n]+)$", run_make("--print-data-base", "--dry-run", "help"), flags=re.MULTILINE)
+    return frozenset(name for names in phony for name in names.split())
+
+
+@cache
+def help_lines() -> dict[str, tuple[str, ...]]:
+    """Long name → all names of a command, as `make help` lists them."""
+    lines = [line for line in run_make("help").splitlines() if line.startswith("  ")]
+    names = [tuple(re.split(r"\s{2,}", line.strip())[0].split(", ")) for line in lines]
+    assert all(re.fullmatch(r"  \S.*?\s{2,}\S.*", line) for line in lines), "every line says what its command does"
+    return {group[0]: group for group in names}
+
+
+def test_help_lists_every_command_once():
+    listed = [name for names in help_lines().values() for name in names]
+    assert len(listed) == len(set(listed))
+    assert set(listed) == targets()
+    assert run_make("h") == run_make("help") == run_make()
+
+
+def test_a_short_name_does_what_the_long_one_does():
+    for long, *shorts in help_lines().values():
+        variables = ["NAME=quickstart", "TRIALS=+1"]
+        for short in shorts:
+            expected = run_make("--dry-run", long, *variables).replace(f"make {long} ", f"make {short} ")
+            assert run_make("--dry-run", short, *variables) == expected, f"{short} and {long} differ"
+
+
+def test_the_template_s_short_names_are_there():
+    known = "tr tq tqc tqv tqcn tqvh tqa ca cb10c cb10cn cb10v cb10e cb100c cb100cn cb100v cb100e cb100sdn cb100cc cbs"
+    assert {*known.split(), *["t", "ta", "f", "c", "cl", "cd", "h", "td", "tb", "dv", "lc"]} <= targets()
+
+
+def test_shortcuts_train_experiments_that_exist():
+    experiments = {path.stem for path in (PROJECT / "lhtx" / "configs" / "experiment").glob("*.yaml")}
+    models = {path.stem for path in (PROJECT / "lhtx" / "configs" / "model").glob("*.yaml")}
+    commands = "\n".join(run_make("--dry-run", name) for name in targets() if name.startswith(("tq", "e", "cb", "ca")))
+    assert set(re.findall(r" experiment=(\S+)", commands)) <= experiments
+    assert set(re.findall(r" model=(\S+)", commands)) <= models
+    for names in re.findall(r"-m lhtx\.suite((?: [a-z0-9_]+(?![\w.=]))+)", commands):
+        assert set(names.split()) <= experiments | SUITES.keys()
+
+
+@pytest.mark.parametrize(("target", "directory"), [("clean-logs", "logs"), ("cd", "data")])
+def test_cleaning_removes_results_and_data_only_when_confirmed(tmp_path, target, directory):
+    shutil.copy(PROJECT / "Makefile", tmp_path)
+    kept = tmp_path / directory / "run" / "best.ckpt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("weights")
+    command = ["make", "--directory", str(tmp_path), target]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"CONFIRM": "yes"})
+    assert refused.returncode == 2
+    assert f"nothing was removed. To remove it for good: make {target} CONFIRM=yes" in refused.stderr
+    assert kept.exists()
+    subprocess.run(["make", "--directory", str(tmp_path), "clean"], capture_output=True, check=True)
+    assert kept.exists()
+    subprocess.run([*command, "CONFIRM=yes"], capture_output=True, check=True)
+    assert not (tmp_path / directory).exists()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 def test_pages_name_only_commands_that_exist(page):
-    named = set(re.findall(r"`make ([a-z-]+)", page.read_text()))
+    named = set(re.findall(r"`make ([a-z][a-z0-9-]*)", page.read_text()))
     assert named <= targets()
 
 

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lhtx.callbacks.step_log import recorded, write
 from lhtx.errors import ConfigError
 from lhtx.gradients import (
     ACROSS_NETWORK,
@@ -49,6 +50,9 @@ class GradientStatistics(Callback):
     epoch of fewer than two steps, `noise_scale` of a gradient that is all noise, `cosine` of the first epoch. So a NaN says
     nothing by itself; that a run has broken is told by `grad/finite`, `grad/norm_max` and `grad/epoch_mean`. With float16
     loss scaling the steps that the scaler skips count as not finite.
+
+    Of several processes each sees the gradient after it was averaged over all of them, so all have the same statistics:
+    those of a step of all their samples together.
 
     Momentum and Adam step along an average of gradients, so evidence read as "nothing left to learn" is a heuristic there.
 
@@ -110,7 +114,7 @@ class GradientStatistics(Callback):
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         counts = self._steps % self.every_k_steps == 0
-        records = bool(trainer.loggers) and trainer.global_step % self.log_every_n_steps == 0
+        records = bool(trainer.loggers) and recorded(trainer, self.log_every_n_steps)
         samples, self._pending = self._pending, 0
         self._steps += 1
         if not (counts or records):
@@ -133,7 +137,7 @@ class GradientStatistics(Callback):
         if not self._norms:
             return
         norms = torch.stack(self._norms).cpu().double()
-        if self.across_network:
+        if self.across_network and self._recorded:
             self._log_steps(trainer, norms)
         counted = norms[self._counted]
         values = {"finite": torch.isfinite(counted).all().double()}
@@ -196,12 +200,14 @@ class GradientStatistics(Callback):
 
     def _log_steps(self, trainer: Trainer, norms: Tensor) -> None:
         """The statistics across the network of every recorded step, each at its own step."""
-        for position, step in self._recorded:
-            values = {name: float(value) for name, value in network_statistics(norms[position]).items()}
-            if self.per_layer:
-                layer_names = [name for name in self._scopes if name != NETWORK]
-                values |= {f"norm_mean/{n}": float(norms[position, self._scopes[n]].mean()) for n in layer_names}
-            _log(trainer, values, step)
+        recorded_norms = norms[[position for position, _ in self._recorded]]
+        columns = network_statistics(recorded_norms)
+        if self.per_layer:
+            layer_positions = {name: positions for name, positions in self._scopes.items() if name != NETWORK}
+            columns |= {f"norm_mean/{name}": recorded_norms[:, at].mean(-1) for name, at in layer_positions.items()}
+        rows = torch.stack(list(columns.values()), -1).tolist()
+        for (_, step), row in zip(self._recorded, rows, strict=True):
+            _log(trainer, dict(zip(columns, row, strict=True)), step)
 
     def _log_across_steps(self, trainer: Trainer, by_scope: dict[str, Tensor]) -> None:
         """The statistics across steps, of the network and of every layer, at the epoch's last step."""
@@ -223,9 +229,7 @@ class GradientStatistics(Callback):
 
 
 def _log(trainer: Trainer, values: dict[str, float], step: int) -> None:
-    named = {f"{PREFIX}/{name}": value for name, value in values.items()}
-    for logger in trainer.loggers:
-        logger.log_metrics(named, step=step)
+    write(trainer, {f"{PREFIX}/{name}": value for name, value in values.items()}, step)
 
 
 def _samples(batch: Any) -> int:

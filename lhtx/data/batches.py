@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lhtx.data.records import MappedImages
+from lhtx.errors import ConfigError
 
 
 class StreamedImages:
@@ -71,12 +72,32 @@ class BatchOrder(Sampler[torch.Tensor]):
 
     Lightning calls `set_epoch`, so that a resumed run continues with the order that it would have had. A last batch of a
     single sample joins the one before it when shuffled (that is, in training), as batch normalisation cannot train on it.
+
+    Of several processes each gets its own part, and all get the same number of batches, as they wait for each other.
+    Shuffled: the k-th batches of all W processes together are what one process would have as its k-th batch of
+    W·`batch_size`; the up to W − 1 samples that do not divide are left out, other ones each epoch. In order: every sample is
+    in just one process, some of which have one sample more in their last batch than others.
+
+    Args:
+        samples: positions to choose from, int64 (N,).
+        batch_size: of one process.
+        seed: of the shuffling; None keeps the order of `samples`.
+        rank, world_size: which of how many processes this is.
+
+    Raises:
+        ConfigError: for fewer samples than processes.
     """
 
-    def __init__(self, samples: torch.Tensor, batch_size: int, seed: int | None = None) -> None:
+    def __init__(
+        self, samples: torch.Tensor, batch_size: int, seed: int | None = None, rank: int = 0, world_size: int = 1
+    ) -> None:
+        if len(samples) < world_size:
+            raise ConfigError(f"a split of {len(samples)} samples is too small for {world_size} processes; use fewer devices")
         self.samples = samples
         self.batch_size = batch_size
         self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -85,21 +106,30 @@ class BatchOrder(Sampler[torch.Tensor]):
 
     @property
     def _sizes(self) -> list[int]:
-        whole, rest = divmod(len(self.samples), self.batch_size)
-        sizes = [self.batch_size] * whole + [rest] * (rest > 0)
-        if self.seed is not None and rest == 1 and whole:
+        """The sizes of this process's batches."""
+        share, rest = divmod(len(self.samples), self.world_size)
+        largest = share + (rest > 0 and self.seed is None)
+        whole, last = divmod(largest, self.batch_size)
+        sizes = [self.batch_size] * whole + [last] * (last > 0)
+        if self.seed is not None and last == 1 and whole:
             sizes[-2:] = [self.batch_size + 1]
+        elif self.seed is None and self.world_size > 1 and len(sizes) > 1 and sizes[-1] == 1:
+            sizes[-2:] = [sizes[-2] + 1]  # the process with one sample less would have an empty batch there
+        if self.seed is None and 0 < rest <= self.rank:
+            sizes[-1] -= 1
         return sizes
 
     def __len__(self) -> int:
         return len(self._sizes)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        samples = self.samples
-        if self.seed is not None:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(len(samples))
-            samples = samples[torch.from_numpy(order)]
-        yield from samples.split(self._sizes)
+        sizes = self._sizes
+        if self.seed is None:
+            mine = self.samples.tensor_split(self.world_size)[self.rank]
+        else:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.samples))
+            mine = self.samples[torch.from_numpy(order[self.rank :: self.world_size][: sum(sizes)])]
+        yield from mine.split(sizes)
 
 
 class _LateLoader(DataLoader):

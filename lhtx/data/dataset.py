@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lhtx.data.info import HEADER_BYTES, VARYING, DataFacts, DatasetInfo, check_agreement, read_info
-from lhtx.data.pickles import read_pickle
 from lhtx.data.records import Samples, Shape, peek, read_records, record_dtype
+from lhtx.data.vimh_pickles import read_pickle
 from lhtx.errors import DatasetError
 
 BINARY_FILES = {"train": "train", "test": "test"}

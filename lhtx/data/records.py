@@ -1,4 +1,5 @@
 """Binary VIMH records, versions 2.0 and 2.1, as a memory-mapped array of a structured dtype, checked as a whole.
+The mapping itself serves other formats of fixed records too.
 
 Knows one file at a time and its expected shape; what the parameters mean stands in the JSON, which it never opens.
 """
@@ -69,15 +70,21 @@ class Samples:
 
 
 class MappedImages:
-    """The images of a record file, read from disk by index; each process maps the file for itself."""
+    """The images of a file of records, read from disk by index; each process maps the file for itself.
 
-    def __init__(self, file: Path, dtype: np.dtype) -> None:
-        self.file, self.dtype = file, dtype
-        self.shape: tuple[int, ...] = (file.stat().st_size // dtype.itemsize, *dtype["image"].shape)
+    Args:
+        file: records of one size, as `dtype` has them, after `offset` bytes of something else.
+        dtype: of a record; its field `image` is the image, (C, H, W) uint8.
+        offset: where the first record begins.
+    """
+
+    def __init__(self, file: Path, dtype: np.dtype, offset: int = 0) -> None:
+        self.file, self.dtype, self.offset = file, dtype, offset
+        self.shape: tuple[int, ...] = (_count(file, dtype, offset), *dtype["image"].shape)
 
     @cached_property
     def _view(self) -> np.ndarray:
-        return np.asarray(_map(self.file, self.dtype)["image"])
+        return np.asarray(map_records(self.file, self.dtype, self.offset)["image"])
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -132,7 +139,7 @@ def read_records(file: Path, version: str, shape: Shape) -> Samples:
     dtype = record_dtype(version, shape)
     size = file.stat().st_size
     whole, rest = divmod(size, dtype.itemsize)
-    records = _map(file, dtype)
+    records = map_records(file, dtype)
     _check_headers(file, records, shape)
     if rest:
         raise DatasetError(
@@ -169,10 +176,14 @@ def pack(version: str, images: np.ndarray, ids: np.ndarray, values: np.ndarray, 
     return records
 
 
-def _map(file: Path, dtype: np.dtype) -> np.ndarray:
-    """The whole records of a file; an empty file, which cannot be mapped, has none."""
-    count = file.stat().st_size // dtype.itemsize
-    return np.memmap(file, dtype, mode="r", shape=(count,)) if count else np.empty(0, dtype)
+def map_records(file: Path, dtype: np.dtype, offset: int = 0) -> np.ndarray:
+    """The whole records of a file after `offset` bytes, mapped; an empty file, which cannot be mapped, has none."""
+    count = _count(file, dtype, offset)
+    return np.memmap(file, dtype, mode="r", offset=offset, shape=(count,)) if count else np.empty(0, dtype)
+
+
+def _count(file: Path, dtype: np.dtype, offset: int) -> int:
+    return (file.stat().st_size - offset) // dtype.itemsize
 
 
 def _header_bytes(file: Path, version: str) -> int:

@@ -1,4 +1,4 @@
-"""The readouts that every network ends in, and the checks of sizes and inputs that the networks share.
+"""The readouts that every network ends in.
 
 Knows nothing of what a head predicts: a head is a name and a number of classes.
 """
@@ -52,40 +52,3 @@ class Heads(nn.Module):
     def _readout(self, name: str, features: Tensor) -> Tensor:
         output = self.get_submodule(f"{name}_head")(features)
         return output.sigmoid() if self.kind == "regression" else output
-
-
-def require_sizes(network: str, **sizes: int) -> None:
-    """Raise a `ConfigError` that names the first of `sizes` that is no whole number of 1 or more."""
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ConfigError(f"{network}: {name} is {size!r}; expected a whole number, 1 or more")
-
-
-def require_dropout(network: str, dropout: float) -> None:
-    """Raise a `ConfigError` for a dropout probability outside [0, 1)."""
-    if not 0 <= dropout < 1:
-        raise ConfigError(f"{network}: dropout is {dropout!r}; expected a probability, 0 or more and below 1")
-
-
-def require_features(network: str, image: Tensor, features: int) -> None:
-    """Raise a `ValueError` where a batch of images does not flatten to `features` numbers each. Looks at the shape only."""
-    if image.shape[1:].numel() != features:
-        raise ValueError(
-            f"{network} was built for input_size={features} numbers an image, and got images of shape "
-            f"{tuple(image.shape[1:])}, {image.shape[1:].numel()} numbers; set input_size to that"
-        )
-
-
-def require_auxiliary(network: str, auxiliary: Tensor | None, size: int) -> None:
-    """Raise a `ValueError` unless `auxiliary` is (B, size), or None where size is 0. Looks at the shape only."""
-    if size == 0 and auxiliary is not None:
-        raise ValueError(
-            f"{network} was built with auxiliary_input_size=0 and got auxiliary features of shape {tuple(auxiliary.shape)}; "
-            "build it with their number, or hand it none"
-        )
-    if size > 0 and auxiliary is None:
-        raise ValueError(
-            f"{network} was built with auxiliary_input_size={size} and got no auxiliary features; they are required"
-        )
-    if auxiliary is not None and (auxiliary.ndim != 2 or auxiliary.shape[1] != size):
-        raise ValueError(f"{network} takes auxiliary features of shape (B, {size}) and got {tuple(auxiliary.shape)}")

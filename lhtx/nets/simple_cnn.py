@@ -1,31 +1,31 @@
-"""A small convolutional network, with a branch for auxiliary scalars of the image where they are given."""
+"""A small convolutional network: two convolutions, one hidden layer."""
 
 from collections.abc import Mapping
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lhtx.errors import ConfigError
-from lhtx.nets.heads import DIGITS, HeadKind, Heads, require_auxiliary, require_dropout, require_sizes
+from lhtx.nets.checks import require_images, require_probabilities, require_sizes
+from lhtx.nets.fusion import AuxiliaryFusion
+from lhtx.nets.heads import DIGITS, HeadKind, Heads
 
 SMALLEST = 4
 """Pixels a side below which nothing is left after two poolings by 2."""
 
 
 class SimpleCNN(nn.Module):
-    """2 × (Conv 3×3, BatchNorm, ReLU, MaxPool 2), average pool to a fixed grid, Linear, ReLU, Dropout, heads.
+    """2 × (Conv 3×3, BatchNorm, ReLU, MaxPool 2), average pool to a grid, Linear, ReLU, Dropout, auxiliary fusion, heads.
 
-    The grid is 7×7 where input_size // 4 is 7 (28 to 31 pixels), else 4×4. The auxiliary branch is Linear, ReLU,
-    Dropout(dropout / 2), Linear, ReLU; its output is appended to the hidden layer's before the heads.
+    The grid is 7×7 where input_size // 4 is 7 (28 to 31 pixels), else 4×4.
 
     Args:
         input_channels: channels C of the images.
         conv1_channels, conv2_channels: channels of the two convolutions.
         fc_hidden: width of the hidden layer.
-        dropout: probability of dropping a hidden unit, in [0, 1).
+        dropout: probability of dropping a hidden unit, in [0, 1); half of it in the auxiliary branch.
         input_size: pixels a side. It sets the grid; images of other sizes, square or not, are pooled to it too.
-        auxiliary_input_size: number F of auxiliary features; 0 builds no branch.
+        auxiliary_input_size: number F of auxiliary features; 0 builds no branch. See `lhtx.nets.fusion.AuxiliaryFusion`.
         auxiliary_hidden_size: width of the branch.
         heads: head name → number of classes.
         head_kind: `classification` or `regression`, see `lhtx.nets.heads.Heads`.
@@ -55,11 +55,8 @@ class SimpleCNN(nn.Module):
             conv2_channels=conv2_channels,
             fc_hidden=fc_hidden,
             input_size=input_size,
-            auxiliary_hidden_size=auxiliary_hidden_size,
         )
-        if auxiliary_input_size != 0:
-            require_sizes("SimpleCNN", auxiliary_input_size=auxiliary_input_size)
-        require_dropout("SimpleCNN", dropout)
+        require_probabilities("SimpleCNN", dropout=dropout)
         if input_size < SMALLEST:
             raise ConfigError(f"SimpleCNN: input_size is {input_size} pixels; two poolings by 2 need {SMALLEST} or more")
         self.input_channels = input_channels
@@ -71,12 +68,8 @@ class SimpleCNN(nn.Module):
         self.conv2 = nn.Conv2d(conv1_channels, conv2_channels, kernel_size=3, padding=1)
         self.norm2 = nn.BatchNorm2d(conv2_channels)
         self.hidden = nn.Linear(conv2_channels * self.grid**2, fc_hidden)
-        features = fc_hidden
-        if auxiliary_input_size:
-            self.auxiliary1 = nn.Linear(auxiliary_input_size, auxiliary_hidden_size)
-            self.auxiliary2 = nn.Linear(auxiliary_hidden_size, auxiliary_hidden_size)
-            features += auxiliary_hidden_size
-        self.heads = Heads(features, heads, head_kind)
+        self.fusion = AuxiliaryFusion("SimpleCNN", fc_hidden, auxiliary_input_size, auxiliary_hidden_size, dropout / 2)
+        self.heads = Heads(self.fusion.features, heads, head_kind)
 
     def forward(self, image: Tensor, auxiliary: Tensor | None = None) -> Tensor | dict[str, Tensor]:
         """Images (B, C, H, W) and, where the network has the branch, features (B, F) → what `Heads` returns.
@@ -85,29 +78,24 @@ class SimpleCNN(nn.Module):
             ValueError: for images of other channels or below 4 pixels a side; for auxiliary features that are missing,
                 not expected or of another number.
         """
-        if image.ndim != 4 or image.shape[1] != self.input_channels or min(image.shape[2:]) < SMALLEST:
-            raise ValueError(
-                f"SimpleCNN takes images (B, {self.input_channels}, H, W) of {SMALLEST} pixels a side or more, "
-                f"and got {tuple(image.shape)}"
-            )
-        require_auxiliary("SimpleCNN", auxiliary, self.auxiliary_input_size)
+        require_images("SimpleCNN", image, self.input_channels, SMALLEST)
         maps = F.max_pool2d(F.relu(self.norm1(self.conv1(image))), 2)
         maps = F.max_pool2d(F.relu(self.norm2(self.conv2(maps))), 2)
         features = F.relu(self.hidden(_pool_to_grid(maps, self.grid).flatten(1)))
         features = F.dropout(features, self.dropout, self.training)
-        if auxiliary is not None:
-            extra = F.dropout(F.relu(self.auxiliary1(auxiliary)), self.dropout / 2, self.training)
-            features = torch.cat([features, F.relu(self.auxiliary2(extra))], dim=1)
-        return self.heads(features)
+        return self.heads(self.fusion(features, auxiliary))
 
 
 def _pool_to_grid(maps: Tensor, grid: int) -> Tensor:
-    """Average (B, C, H, W) to (B, C, grid, grid).
+    """Average (B, C, H, W) to (B, C, grid, grid), as adaptive pooling does.
 
-    Where H and W are multiples of the grid this is a plain average pool, whose gradient, unlike the adaptive one's, is
-    deterministic on every device.
+    Where H and W are multiples or divisors of the grid this is a plain average pool or a repetition, whose gradients,
+    unlike the adaptive one's, are deterministic on every device.
     """
-    height, width = maps.shape[2:]
+    batch, channels, height, width = maps.shape
     if height % grid == 0 and width % grid == 0:
         return F.avg_pool2d(maps, (height // grid, width // grid))
+    if grid % height == 0 and grid % width == 0:
+        cells = maps[:, :, :, None, :, None].expand(-1, -1, -1, grid // height, -1, grid // width)
+        return cells.reshape(batch, channels, grid, grid)
     return F.adaptive_avg_pool2d(maps, grid)

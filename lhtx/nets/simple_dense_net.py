@@ -6,7 +6,7 @@ from lhtx.nets.simple_mlp import SimpleMLP
 
 
 class SimpleDenseNet(SimpleMLP):
-    """Flatten, 3 × (Linear, BatchNorm, ReLU, Dropout), heads. Training needs batches of 2 or more.
+    """Flatten, 3 × (Linear, BatchNorm, ReLU, Dropout), auxiliary fusion, heads. Training needs batches of 2 or more.
 
     Arguments and errors are those of `SimpleMLP`.
     """

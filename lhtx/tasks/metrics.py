@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanAbsoluteError, MeanMetric
+from torchmetrics import MeanAbsoluteError, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lhtx.losses import Readout
@@ -30,7 +30,8 @@ class SplitMetrics(nn.Module):
         self._heads = list(heads)
         self._classified = [column for column, readout in enumerate(readouts) if readout == "argmax"]
         self._expected = [column for column, readout in enumerate(readouts) if readout == "expectation"]
-        self.loss = MeanMetric(nan_strategy="disable")  # a loss that is not finite is to be seen
+        # A loss that is not finite is to be seen. (A MeanMetric that does not look for NaN ignores the weights too.)
+        self.loss, self.samples = SumMetric(nan_strategy="disable"), SumMetric(nan_strategy="disable")
         self.accuracies = nn.ModuleList(
             MulticlassAccuracy(head.spec.classes, average="micro", validate_args=False) for head in heads
         )
@@ -84,10 +85,14 @@ class SplitMetrics(nn.Module):
 
     @torch.no_grad()
     def compute(self) -> dict[str, float]:
-        """The epoch's metrics by name, empty if there was no step; then `reset`. Waits for the device, once."""
+        """The epoch's metrics by name, empty if there was no step; then `reset`. Waits for the device, once.
+
+        Of several processes every one calls it and gets the same: the metrics of all their samples together.
+        """
         if self._loss_sum is None:
             return {}
-        self.loss.update(self._loss_sum / self._samples, weight=self._samples)
+        self.loss.update(self._loss_sum)
+        self.samples.update(self._samples)
         index = torch.cat(self._index)
         if self._classified:
             classes = torch.cat(self._classes)
@@ -99,15 +104,14 @@ class SplitMetrics(nn.Module):
                 head, position = self._heads[column], positions[:, place]
                 self.accuracies[column].update(_nearest_class(position, head.spec.classes), index[:, column])
                 self.errors[place].update(head.value_of_position(position), head.value_of_unit(units[:, column]))
-        metrics = [self.loss, *self.accuracies, *self.errors]
-        numbers = torch.stack([metric.compute() for metric in metrics]).tolist()
+        metrics = [self.loss, self.samples, *self.accuracies, *self.errors]
+        loss, samples, *numbers = torch.stack([metric.compute() for metric in metrics]).tolist()
         for metric in metrics:
             metric.reset()
         self.reset()
-        accuracies = numbers[1 : 1 + len(self.accuracies)]
-        errors = numbers[1 + len(self.accuracies) :]
+        accuracies, errors = numbers[: len(self.accuracies)], numbers[len(self.accuracies) :]
         single = len(self._heads) == 1
-        values = [*numbers, *(accuracies if single else []), *(errors if single else [])]
+        values = [loss / samples, *numbers, *(accuracies if single else []), *(errors if single else [])]
         values += [_mean(accuracies), *([_mean(errors)] if errors else [])]
         return dict(zip(self.names, values, strict=True))
 

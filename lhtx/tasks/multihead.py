@@ -5,15 +5,14 @@ come from, nor what watches the metrics.
 """
 
 import operator
-from collections.abc import Callable, Iterable, Mapping
-from math import inf
+from collections.abc import Callable, Mapping
+from math import inf, isfinite
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from lhtx.errors import CheckpointError, ConfigError
 from lhtx.losses import CrossEntropy
@@ -21,6 +20,17 @@ from lhtx.nets.heads import Heads
 from lhtx.tasks.heads import Head, parse_heads, weigh
 from lhtx.tasks.metrics import SplitMetrics
 from lhtx.tasks.objective import LossFactory, Objective, build_losses, require_soft_losses
+from lhtx.tasks.optimization import (
+    Interval,
+    OptimizerFactory,
+    SchedulerFactory,
+    build_optimizer,
+    build_schedule,
+    check_interval,
+)
+
+NOMINAL_STEPS = 1000
+"""The length that a schedule is built for where there is no trainer to tell it, which is where its options are checked."""
 
 BEST: Mapping[str, tuple[str, Callable[[float, float], bool], float]] = {
     "acc_best": ("avg_acc", operator.gt, -inf),
@@ -49,8 +59,10 @@ class MultiheadTask(LightningModule):
         head_weights: weight of each head's loss; heads not named weigh by their number of just-noticeable steps over the
             largest such number (see `lhtx.tasks.heads.weigh`).
         optimizer: builds the optimizer from the parameters.
-        scheduler: builds a learning-rate schedule from the optimizer; it steps once an epoch, on `val/loss` where it asks
-            for a metric.
+        scheduler: builds a learning-rate schedule from the optimizer; it sees `val/loss` where it asks for a metric. One that
+            takes `total_steps`, not given, is told how often it will be stepped in the run.
+        scheduler_interval: when it steps: after every `epoch`, or after every `step` of the optimizer.
+        decay_vectors: whether weight decay reaches biases, scales of normalisations and other vectors too.
         compile: compile the network with `torch.compile` when fitting.
         channels_last: keep images and convolutions in the channels-last memory format, which is faster for small
             convolutional networks on a CPU and slower for networks without convolutions.
@@ -67,12 +79,15 @@ class MultiheadTask(LightningModule):
         target_shape: str = "gaussian",
         loss: LossFactory | Mapping[str, LossFactory] = CrossEntropy,
         head_weights: Mapping[str, float] | None = None,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = torch.optim.AdamW,
-        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        optimizer: OptimizerFactory = torch.optim.AdamW,
+        scheduler: SchedulerFactory | None = None,
+        scheduler_interval: Interval = "epoch",
+        decay_vectors: bool = True,
         compile: bool = False,
         channels_last: bool = False,
     ) -> None:
         super().__init__()
+        check_interval(scheduler_interval)
         self.heads = parse_heads(heads)
         _require_fitting(net, self.heads)
         losses = build_losses(loss, self.heads, net.heads.kind)
@@ -88,8 +103,16 @@ class MultiheadTask(LightningModule):
         self.val_metrics = SplitMetrics(self.heads, readouts)
         self.test_metrics = SplitMetrics(self.heads, readouts)
         self._best = {name: start for name, (metric, _, start) in BEST.items() if metric in self.val_metrics.names}
-        self._optimizer, self._scheduler = optimizer, scheduler
+        self._optimizer, self._decay_vectors = optimizer, decay_vectors
+        self._scheduler, self._scheduler_interval = scheduler, scheduler_interval
         self._compile, self._channels_last = compile, channels_last
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Lightning notes the hook that it is in some fifty times a step: nothing that a module has to look at."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     def metric_names(self) -> tuple[str, ...]:
         """Every name that this task ever logs, known before it trains."""
@@ -170,10 +193,24 @@ class MultiheadTask(LightningModule):
             self.net.compile()  # in place, so that the names in the state dict stay as they are
 
     def configure_optimizers(self) -> Optimizer | dict[str, Any]:
-        optimizer = self._optimizer(self.parameters())
+        optimizer = build_optimizer(self._optimizer, self, self._decay_vectors)
         if self._scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._scheduler(optimizer), "monitor": "val/loss"}}
+        schedule = build_schedule(self._scheduler, optimizer, self._scheduler_interval, self._schedule_steps)
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def _schedule_steps(self) -> int:
+        """How often a schedule is stepped in the whole run."""
+        if self._trainer is None:
+            return NOMINAL_STEPS
+        trainer = self.trainer
+        steps = trainer.max_epochs if self._scheduler_interval == "epoch" else trainer.estimated_stepping_batches
+        if steps is None or not isfinite(steps) or steps < 1:
+            raise ConfigError(
+                f"the schedule needs total_steps, and trainer.max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps} "
+                f"does not say how many {self._scheduler_interval}s there will be; give the schedule total_steps"
+            )
+        return int(steps)
 
     def _step(self, batch: Mapping[str, Tensor], metrics: SplitMetrics) -> Tensor:
         """The weighted loss of a batch. Nothing here may wait for the device."""
@@ -189,10 +226,13 @@ class MultiheadTask(LightningModule):
         return total
 
     def _log_epoch(self, split: str, values: Mapping[str, float]) -> None:
-        """Log a split's metrics under its name; its loss and mean accuracy show in the progress bar."""
+        """Log a split's metrics under its name; its loss and mean accuracy show in the progress bar.
+
+        They are those of all processes already. Lightning is told to take their mean all the same, as it warns otherwise.
+        """
         shown = ("loss", "avg_acc")
-        self.log_dict({f"{split}/{name}": values[name] for name in shown if name in values}, prog_bar=True)
-        self.log_dict({f"{split}/{name}": value for name, value in values.items() if name not in shown})
+        self.log_dict({f"{split}/{name}": values[name] for name in shown if name in values}, prog_bar=True, sync_dist=True)
+        self.log_dict({f"{split}/{name}": value for name, value in values.items() if name not in shown}, sync_dist=True)
 
 
 def _require_fitting(net: nn.Module, heads: list[Head]) -> None:

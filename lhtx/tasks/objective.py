@@ -1,5 +1,6 @@
 """What one head is trained on: its loss, the target that the loss asks for, and the head's output in the target's unit."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lhtx.config_errors import near
 from lhtx.errors import ConfigError
 from lhtx.losses import LOSSES, Loss, expectation
 from lhtx.nets.heads import HeadKind
@@ -68,12 +70,14 @@ def build_losses(loss: LossFactory | Mapping[str, LossFactory], heads: list[Head
     """One loss a head, in the order of `heads`.
 
     Args:
-        loss: builds a loss from `classes` and `parameter_range`; or a mapping from every head to such.
+        loss: builds a loss from `classes` and `parameter_range`; or a mapping from every head to such. Where a partial
+            holds `class_weights` as a mapping, every head gets its own of it, and heads not named get none.
         heads: the heads.
         kind: what the network's heads give.
 
     Raises:
-        ConfigError: for an unknown or a missing head, something that builds no loss, or a loss of the other kind of head.
+        ConfigError: for an unknown or a missing head, something that builds no loss, options that a loss refuses, or a loss
+            of the other kind of head.
     """
     if isinstance(loss, Mapping):
         require_known_heads("loss", loss, heads)
@@ -83,7 +87,7 @@ def build_losses(loss: LossFactory | Mapping[str, LossFactory], heads: list[Head
         factories = [loss[head.name] for head in heads]
     else:
         factories = [loss] * len(heads)
-    losses = [_build_loss(factory, head) for factory, head in zip(factories, heads, strict=True)]
+    losses = [_build_loss(factory, head, heads) for factory, head in zip(factories, heads, strict=True)]
     for head, built in zip(heads, losses, strict=True):
         if built.output != OUTPUT_OF_KIND[kind]:
             fitting = ", ".join(known.__name__ for known in LOSSES if known.output == OUTPUT_OF_KIND[kind])
@@ -106,19 +110,34 @@ def require_soft_losses(losses: list[Loss], target_width: float) -> None:
         )
 
 
-def _build_loss(factory: Any, head: Head) -> Loss:
+def _build_loss(factory: Any, head: Head, heads: list[Head]) -> Loss:
     where = f"the loss of head {head.name!r}"
+    if factory is None:
+        raise ConfigError(f"head {head.name!r} has no loss. Losses there are: {', '.join(known.__name__ for known in LOSSES)}")
     if isinstance(factory, nn.Module) or not callable(factory):
         name = type(factory).__name__
         raise ConfigError(
             f"{where} is a {name}, already built; expected a class of lhtx.losses or a partial of one, which the task builds "
             "with the head's classes and range (in a config: _partial_: true)"
         )
-    loss = factory(classes=head.spec.classes, parameter_range=head.range)
+    target = factory.func if isinstance(factory, partial) else factory
+    name = getattr(target, "__name__", str(target))
+    options = dict(factory.keywords) if isinstance(factory, partial) else {}
+    no_loss = f"no lhtx.losses.Loss. Losses there are: {', '.join(known.__name__ for known in LOSSES)}"
+    if isinstance(target, type) and not issubclass(target, Loss):
+        raise ConfigError(f"{where} is {name}, which is {no_loss}")
+    accepted = inspect.signature(target).parameters
+    unknown = [option for option in options if option not in accepted]
+    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
+        own = [option for option in accepted if option not in ("classes", "parameter_range")]
+        raise ConfigError(f"{where}, {name}, has no option {unknown[0]!r}. {near(unknown[0], own)}")
+    if isinstance(by_head := options.get("class_weights"), Mapping):
+        require_known_heads("loss.class_weights", by_head, heads)
+        factory = partial(factory, class_weights=by_head.get(head.name))
+    try:
+        loss = factory(classes=head.spec.classes, parameter_range=head.range)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
     if not isinstance(loss, Loss):
-        target = factory.func if isinstance(factory, partial) else factory
-        raise ConfigError(
-            f"{where} comes from {getattr(target, '__name__', target)!r}, which built a {type(loss).__name__} and no "
-            f"lhtx.losses.Loss. Losses there are: {', '.join(known.__name__ for known in LOSSES)}"
-        )
+        raise ConfigError(f"{where} comes from {name!r}, which built a {type(loss).__name__} and {no_loss}")
     return loss

@@ -55,7 +55,7 @@ def test_overrides_change_the_run_s_config_and_nothing_else_does(run, evaluation
     saved = OmegaConf.load(run[0] / "config.yaml")
     assert cfg.model == saved.model
     assert dict(cfg.data) == dict(saved.data) | {"batch_size": 7}
-    assert cfg.callbacks is None
+    assert set(cfg.callbacks) == {"progress_bar"}
     assert not cfg.logger
     assert cfg.trainer.limit_test_batches is None
     assert cfg.trainer.accelerator == saved.trainer.accelerator
@@ -96,6 +96,8 @@ def test_a_checkpoint_is_required():
 
 def test_without_a_config_beside_it_a_checkpoint_says_where_it_was_sought(evaluation, tmp_path):
     checkpoint = tmp_path / "moved" / "best.ckpt"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
     with pytest.raises(CheckpointError, match=r"config does not lie beside .*moved/config\.yaml"):
         compose_evaluation(evaluation(checkpoint=checkpoint))
 
@@ -120,7 +122,7 @@ def test_other_data_are_refused_by_what_differs(evaluation, vimh_dataset):
         ("data.train_val_test_split=[0.5,0.3,0.2]", "[0.7, 0.2, 0.1]", "samples that it has trained on"),
         ("data.use_random_split=false", "True", "samples that it has trained on"),
         ("data.coverage_mode=true", "False", "samples that it has trained on"),
-        ("data.standardise=false", "True", "reads and predicts nothing else"),
+        ("data.normalisation=none", "train", "reads and predicts nothing else"),
         ("data.channel_selection=[0]", "None", "reads and predicts nothing else"),
         ("data.heads=[note_number]", "None", "reads and predicts nothing else"),
         ("data.auxiliary_features=[decay_time]", "[]", "reads and predicts nothing else"),

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from lhtx.errors import ConfigError
 from lhtx.losses import (
@@ -146,6 +147,68 @@ def test_modules_hand_their_options_on(batch):
         assert float(module) == float(function)
 
 
+@pytest.fixture
+def class_weights() -> torch.Tensor:
+    return torch.linspace(0.5, 2.5, 9, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_class_weights_and_label_smoothing_against_numpy(batch, class_weights, smoothing):
+    w, index = class_weights.numpy(), batch["index"].numpy()
+    p, soft = softmax(batch["logits"].numpy()), batch["distribution"].numpy()
+    offset = np.arange(9) - index[:, None]
+    penalty = (np.where(offset == 0, 0, 1 + offset**2) * p).sum(axis=1)
+    steps = np.abs((p * np.arange(9)).sum(axis=1) - index)
+
+    def smooth(target):
+        return -((1 - smoothing) * target + smoothing / 9) @ np.diag(w) * np.log(p)
+
+    hard = smooth(np.eye(9)[index]).sum() / w[index].sum()
+    arguments = batch["logits"], batch["index"]
+    assert float(cross_entropy(*arguments, class_weights, smoothing)) == pytest.approx(hard, rel=1e-12)
+    assert float(cross_entropy(batch["logits"], batch["distribution"], class_weights, smoothing)) == pytest.approx(
+        smooth(soft).sum() / 16, rel=1e-12
+    )
+    assert float(weighted_cross_entropy(*arguments, class_weights, smoothing)) == pytest.approx(
+        hard + np.average(penalty, weights=w[index]), rel=1e-12
+    )
+    assert float(ordinal(*arguments, 7.5, 0.25, class_weights=class_weights, label_smoothing=smoothing)) == pytest.approx(
+        np.average(steps, weights=w[index]) * 7.5 / 8 + 0.25 * hard, rel=1e-12
+    )
+
+
+WEIGHABLE = [CrossEntropy, WeightedCrossEntropy, Ordinal]
+
+
+@pytest.mark.parametrize("loss", WEIGHABLE)
+def test_equal_class_weights_change_nothing_and_options_reach_the_function(loss, batch):
+    arguments = batch["logits"].float(), batch["index"]
+    plain = float(loss(9, 7.5)(*arguments))
+    assert float(loss(9, 7.5, class_weights=[3.0] * 9)(*arguments)) == pytest.approx(plain, rel=1e-5)
+    weights = list(range(1, 10))
+    changed = {float(loss(9, 7.5, **o)(*arguments)) for o in ({"class_weights": weights}, {"label_smoothing": 0.3})}
+    assert len(changed | {plain}) == 3
+    assert float(CrossEntropy(9, 7.5, weights, 0.3)(*arguments)) == pytest.approx(
+        float(F.cross_entropy(*arguments, weight=torch.tensor(weights).float(), label_smoothing=0.3)), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("loss", WEIGHABLE)
+def test_class_weights_are_saved_and_move_with_the_module(loss, batch):
+    module = loss(9, 7.5, class_weights=list(range(1, 10)))
+    assert module.state_dict()["class_weights"].tolist() == list(range(1, 10))
+    assert loss(9, 7.5).state_dict() == {}
+    other = loss(9, 7.5, class_weights=[1.0] * 9)
+    other.load_state_dict(module.state_dict())
+    logits, index = batch["logits"].float(), batch["index"]
+    assert float(other(logits, index)) == float(module(logits, index))
+    assert module.to(torch.bfloat16).class_weights.dtype == torch.bfloat16
+    assert module(logits, index).dtype == torch.float32  # logits are single precision whatever the network's
+    assert module.to("meta")(logits.to("meta"), index.to("meta")).is_meta
+    with torch.device("meta"):
+        assert loss(9, 7.5, class_weights=[1.0] * 9).class_weights.is_meta
+
+
 def test_the_loss_of_a_vector_is_the_sum_of_its_parameters_losses(batch):
     loss = IndexRegression(9, 7.5, distance="l2")
     single = sum(float(loss(batch["vector"][:, p], batch["units"][:, p])) for p in range(3))
@@ -197,6 +260,11 @@ def _subclasses(cls: type) -> set[type]:
         (lambda: Ordinal(5, 2.0, distance="l3"), "Ordinal: unknown distance 'l3'. Accepted: l1, l2, huber"),
         (lambda: DirectRegression(5, 2.0, huber_delta=0), "DirectRegression: huber_delta is 0; expected a number above 0"),
         (lambda: Ordinal(5, 2.0, alpha=-1), "Ordinal: alpha is -1; expected 0 or more"),
+        (lambda: CrossEntropy(5, 2.0, [1, 2, 3]), "CrossEntropy: class_weights has 3 numbers and the head has 5 classes"),
+        (lambda: Ordinal(2, 2.0, class_weights=[1, 0]), r"Ordinal: class_weights\[1\] is 0; expected a finite number above 0"),
+        (lambda: CrossEntropy(2, 2.0, [math.nan, 1]), r"class_weights\[0\] is nan; expected a finite number above 0"),
+        (lambda: CrossEntropy(2, 2.0, "12"), "class_weights is '12'; expected a list of 2 numbers, one a class"),
+        (lambda: WeightedCrossEntropy(5, 2.0, label_smoothing=1.5), "label_smoothing is 1.5; expected a number from 0 to 1"),
         (lambda: elementwise_distance(ZEROS, ZEROS, "cosine"), "unknown distance 'cosine'. Accepted: l1, l2, huber"),
     ],
 )

@@ -221,30 +221,6 @@ def test_the_auxiliary_branch_trains(quiet):
     assert math.isfinite(train(cfg)["test/loss"])
 
 
-@pytest.mark.parametrize("logger", ["tensorboard", "csv"])
-def test_loggers_write_into_the_run(quiet, tmp_path, logger):
-    train(compose(quiet("run", f"logger={logger}", "trainer.max_epochs=1")))
-    names = [path.name for path in (tmp_path / "run" / logger).iterdir()]
-    assert any(name.startswith("events.out") for name in names) or "metrics.csv" in names
-    assert "hparams.yaml" in names
-
-
-def test_extras_print_the_config_and_hide_warnings(quiet, capsys, recwarn):
-    import warnings
-
-    class Warn(Callback):
-        def on_train_start(self, trainer, pl_module):
-            warnings.warn("look at me", stacklevel=1)
-
-    options = ["trainer.max_epochs=1", "extras.print_config=true", "extras.ignore_warnings=true"]
-    train(compose(quiet("run", *options)), callbacks=[Warn()])
-    assert "conv1_channels: 4" in capsys.readouterr().out
-    assert not [warning for warning in recwarn if "look at me" in str(warning.message)]
-    train(compose(quiet("again", "trainer.max_epochs=1")), callbacks=[Warn()])
-    assert "conv1_channels" not in capsys.readouterr().out
-    assert [warning for warning in recwarn if "look at me" in str(warning.message)]
-
-
 @pytest.mark.parametrize("mode", ["default", "fdr", "limit", "overfit", "profiler"])
 def test_debug_modes_run(small_data, tmp_path, mode):
     epochs = []
@@ -273,7 +249,8 @@ def test_every_model_learns_a_few_samples_by_heart(small_data, tmp_path, model):
     silent = ("trainer.enable_progress_bar=false", "trainer.enable_model_summary=false", "threads=1", "callbacks=none")
     options = ("experiment=vimh", f"model={model}", "debug=overfit", "test=false", "data.generate.size=1200")
     cfg = compose([*small_data, f"paths.log_dir={tmp_path}", *options, *silent])
-    assert (cfg.model.net.dropout, cfg.data.target_width, cfg.data.use_random_split) == (0, 0, True)
+    assert (cfg.data.target_width, cfg.data.use_random_split) == (0, True)
+    assert set(cfg.callbacks) == {"without_dropout"}
     assert train(cfg)["train/avg_acc"] > 0.9  # 60 samples, 24 classes
 
 

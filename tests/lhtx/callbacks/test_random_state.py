@@ -10,14 +10,14 @@ from lhtx.callbacks import RandomState
 
 
 class FakeTrainer:
-    def __init__(self, epoch: int) -> None:
-        self.current_epoch = epoch
+    def __init__(self, epoch: int, rank: int = 0) -> None:
+        self.current_epoch, self.global_rank = epoch, rank
 
 
-def draws(callback: RandomState, epoch: int) -> tuple[float, ...]:
-    callback.on_train_epoch_start(FakeTrainer(epoch), None)
+def draws(callback: RandomState, epoch: int, rank: int = 0) -> tuple[float, ...]:
+    callback.on_train_epoch_start(FakeTrainer(epoch, rank), None)
     before = (random.random(), float(np.random.rand()), float(torch.rand(())))
-    callback.on_train_batch_start(FakeTrainer(epoch), None, None, 0)
+    callback.on_train_batch_start(FakeTrainer(epoch, rank), None, None, 0)
     return (*before, random.random(), float(np.random.rand()), float(torch.rand(())))
 
 
@@ -28,9 +28,9 @@ def test_an_epoch_draws_the_same_whatever_was_drawn_before():
     assert len(set(first)) == 6
 
 
-@pytest.mark.parametrize(("seed", "epoch"), [(3, 5), (4, 4)])
-def test_seed_and_epoch_each_change_every_draw(seed, epoch):
-    pairs = zip(draws(RandomState(3), 4), draws(RandomState(seed), epoch), strict=True)
+@pytest.mark.parametrize(("seed", "epoch", "rank"), [(3, 5, 0), (4, 4, 0), (3, 4, 1)])
+def test_seed_epoch_and_process_each_change_every_draw(seed, epoch, rank):
+    pairs = zip(draws(RandomState(3), 4), draws(RandomState(seed), epoch, rank), strict=True)
     assert all(a != b for a, b in pairs)
 
 

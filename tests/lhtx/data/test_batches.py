@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lhtx.data.batches import Batches, BatchOrder, StreamedImages, batch_loader
+from lhtx.errors import ConfigError
 
 
 @given(st.integers(1, 200), st.integers(1, 40), st.one_of(st.none(), st.integers(0, 99)))
@@ -33,6 +34,52 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
 
     assert epoch(1, 3) == epoch(1, 3)
     assert len({tuple(epoch(seed, number)) for seed in (1, 2) for number in (0, 1, 2)}) == 6
+
+
+processes = st.integers(1, 5).flatmap(lambda world: st.tuples(st.just(world), st.integers(world, 120)))
+
+
+@given(processes, st.integers(1, 20))
+def test_processes_measure_every_sample_once_in_the_same_number_of_batches(split: tuple[int, int], batch_size: int) -> None:
+    world, samples = split
+    chosen = torch.arange(samples) * 3
+    parts = [list(BatchOrder(chosen, batch_size, rank=rank, world_size=world)) for rank in range(world)]
+    assert {len(part) for part in parts} == {len(parts[0])}
+    assert torch.equal(torch.cat([batch for part in parts for batch in part]), chosen)
+    sizes = [len(batch) for part in parts for batch in part]
+    assert 1 <= min(sizes) <= max(sizes) <= batch_size + 1
+
+
+@given(processes, st.integers(1, 20), st.integers(0, 5))
+def test_processes_train_together_on_the_batches_of_one(split: tuple[int, int], batch_size: int, epoch: int) -> None:
+    world, samples = split
+    orders = [BatchOrder(torch.arange(samples), batch_size, 7, rank, world) for rank in range(world)]
+    for order in orders:
+        order.set_epoch(epoch)
+    steps = list(zip(*orders, strict=True))
+    assert {len(order) for order in orders} == {len(steps)}
+    assert all(len({len(batch) for batch in step}) == 1 for step in steps)
+    trained = torch.cat([batch for step in steps for batch in step]).tolist()
+    assert len(set(trained)) == len(trained) == samples // world * world
+    one = BatchOrder(torch.arange(samples), world * batch_size, 7)
+    one.set_epoch(epoch)
+    for step, together in list(zip(steps, one, strict=False))[:-1]:
+        assert sorted(torch.cat(step).tolist()) == sorted(together.tolist())
+
+
+def test_what_is_left_out_changes_from_epoch_to_epoch() -> None:
+    orders, missed = [BatchOrder(torch.arange(11), 2, 0, rank, 3) for rank in range(3)], []
+    for epoch in range(5):
+        for order in orders:
+            order.set_epoch(epoch)
+        missed.append(frozenset(range(11)) - set(torch.cat([batch for order in orders for batch in order]).tolist()))
+    assert {len(left) for left in missed} == {2}
+    assert len(set(missed)) > 2
+
+
+def test_fewer_samples_than_processes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="a split of 3 samples is too small for 4 processes"):
+        BatchOrder(torch.arange(3), 8, world_size=4)
 
 
 def _sources() -> list[np.ndarray]:

@@ -1,203 +1,203 @@
-"""Networks have exactly the sizes they are named for, and say what they cannot take."""
+"""What holds for every network: what it gives for which heads, what it learns from, what it refuses, what it runs under."""
+
+import copy
+import itertools
+import shutil
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch.func import functional_call, grad, vmap
 
+import lhtx.nets
 from lhtx.errors import ConfigError
-from lhtx.nets import SimpleCNN, SimpleDenseNet, SimpleMLP
+from lhtx.nets import SimpleCNN
 from lhtx.nets.heads import Heads
+from lhtx.tasks import MultiheadTask
 
-NETWORKS = [SimpleMLP, SimpleDenseNet, SimpleCNN]
-DIGIT = {"digit": 10}
-CIFAR = {"input_channels": 3, "input_size": 32, "conv1_channels": 64, "conv2_channels": 128, "fc_hidden": 512}
-PARAMETERS = {"note_number": 256, "note_velocity": 256}
-
-
-def dense(input_size: int, lin1_size: int, lin2_size: int, lin3_size: int, classes: int) -> dict:
-    return dict(input_size=input_size, lin1_size=lin1_size, lin2_size=lin2_size, lin3_size=lin3_size, heads={"label": classes})
+ONE, TWO = {"a": 5}, {"a": 5, "b": 3}
+SPECS = {name: {"classes": classes, "minimum": 0.0, "maximum": classes - 1.0, "step": 1.0} for name, classes in TWO.items()}
 
 
-def count(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
+def images(batch: int = 6) -> torch.Tensor:
+    return torch.randn(batch, 2, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(
-    ("network", "options", "parameters"),
-    [
-        (SimpleDenseNet, {}, 336_650),
-        (SimpleMLP, {}, 335_114),
-        (SimpleDenseNet, dense(784, 10, 20, 10, 10), 8_470),
-        (SimpleDenseNet, dense(784, 64, 128, 64, 10), 67_978),
-        (SimpleDenseNet, dense(3072, 200, 400, 620, 100), 1_008_160),
-        (SimpleCNN, {"conv1_channels": 3, "conv2_channels": 6, "fc_hidden": 25}, 7_851),
-        (SimpleCNN, {"conv1_channels": 8, "conv2_channels": 20, "fc_hidden": 68}, 68_994),
-        (SimpleCNN, {}, 421_834),
-        (SimpleCNN, {"heads": {"digit": 10, "thickness": 5, "smoothness": 3}}, 422_866),
-        (SimpleCNN, {"auxiliary_input_size": 4}, 423_370),
-        (SimpleCNN, {**CIFAR, "heads": DIGIT}, 1_130_250),
-        (SimpleCNN, {**CIFAR, "heads": {"class": 10, "domain": 2, "mobility": 3, "size": 3}}, 1_134_354),
-        (SimpleCNN, {**CIFAR, "heads": {"class": 100}}, 1_176_420),
-        (SimpleCNN, {**CIFAR, "heads": PARAMETERS}, 1_387_776),
-        (SimpleCNN, {**CIFAR, "heads": PARAMETERS, "head_kind": "regression"}, 1_126_146),
-    ],
-    ids=lambda value: f"{value:_}" if isinstance(value, int) else None,
-)
-def test_parameter_counts(network, options, parameters):
-    with torch.device("meta"):
-        built = network(**options)
-    assert count(built) == parameters
-    assert all(parameter.is_meta for parameter in built.parameters())
+def auxiliary(batch: int = 6) -> torch.Tensor:
+    return torch.randn(batch, 4, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-def test_one_head_gives_a_tensor_and_several_a_dictionary(network):
-    image = torch.rand(3, 1, 28, 28)
-    assert network(heads=DIGIT)(image).shape == (3, 10)
-    outputs = network(heads={"a": 4, "b": 7})(image)
-    assert {name: tuple(output.shape) for name, output in outputs.items()} == {"a": (3, 4), "b": (3, 7)}
+def test_these_tests_cover_every_network(covered):
+    assert covered == set(lhtx.nets.__all__)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-def test_regression_heads_give_one_number_between_0_and_1(network):
+@pytest.mark.parametrize(("heads", "kind", "features"), itertools.product([ONE, TWO], ["classification", "regression"], [0, 4]))
+def test_one_head_gives_a_tensor_and_several_a_dictionary(build, heads, kind, features):
     torch.manual_seed(0)
-    outputs = network(heads={"a": 4, "b": 7}, head_kind="regression")(10 * torch.randn(50, 1, 28, 28))
-    for output in outputs.values():
-        assert output.shape == (50, 1)
-        assert ((output > 0) & (output < 1)).all()
+    network = build(heads, head_kind=kind, auxiliary_input_size=features)
+    output = network(images(), auxiliary()) if features else network(images())
+    outputs = {"a": output} if heads is ONE else output
+    assert list(outputs) == list(heads)
+    for name, output in outputs.items():
+        assert output.shape == (6, heads[name] if kind == "classification" else 1)
         assert output.std() > 0
+        if kind == "regression":
+            assert ((output > 0) & (output < 1)).all()
 
 
-@pytest.mark.parametrize(
-    ("network", "kinds"), [(SimpleMLP, {nn.Linear, nn.Identity}), (SimpleDenseNet, {nn.Linear, nn.BatchNorm1d})]
-)
-def test_dense_networks_differ_in_batch_normalisation_alone(network, kinds):
-    built = network()
-    assert {type(module) for name, module in built.named_modules() if name.startswith(("lin", "norm"))} == kinds
+@pytest.mark.parametrize("heads", [ONE, TWO])
+def test_every_parameter_gets_a_gradient(build, heads):
+    torch.manual_seed(0)
+    network = build(heads, auxiliary_input_size=4, auxiliary_hidden_size=16).eval()  # nothing is dropped
+    output = network(images(), auxiliary())
+    sum(head.pow(2).sum() for head in ([output] if heads is ONE else output.values())).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.ndim == 1 or parameter.grad.abs().max() > 0, name
 
 
-def test_the_mlp_trains_on_one_sample():
-    network = SimpleMLP(heads=DIGIT).train()
-    network(torch.rand(1, 1, 28, 28)).sum().backward()
-    assert all(parameter.grad is not None for parameter in network.parameters())
+def test_auxiliary_features_reach_every_head(build):
+    torch.manual_seed(0)
+    network = build(TWO, auxiliary_input_size=4).eval()
+    features = auxiliary().requires_grad_()
+    for output in network(images(), features).values():
+        (gradient,) = torch.autograd.grad(output.sum(), features, retain_graph=True)
+        assert (gradient != 0).any(1).all()
 
 
-def test_the_mlp_is_the_composition_of_its_layers():
-    torch.manual_seed(1)
-    network = SimpleMLP(12, 5, 6, 7, heads={"a": 3}).double()
-    image = torch.randn(4, 3, 2, 2, dtype=torch.float64)
-    features = image.reshape(4, 12).numpy()
-    for layer in (network.lin1, network.lin2, network.lin3):
-        features = (features @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()).clip(min=0)
-    head = network.heads.a_head
-    expected = features @ head.weight.detach().numpy().T + head.bias.detach().numpy()
-    torch.testing.assert_close(network(image).detach(), torch.from_numpy(expected))
-
-
-def test_the_cnn_is_the_composition_of_torchs_own_layers():
-    torch.manual_seed(1)
-    network = SimpleCNN(2, 3, 5, 8, input_size=20, auxiliary_input_size=4, auxiliary_hidden_size=6, heads={"a": 3}).eval()
-    with torch.no_grad():
-        for norm in (network.norm1, network.norm2):
-            norm.running_mean.normal_()
-            norm.running_var.uniform_(0.5, 2)
-    maps = nn.Sequential(
-        *(network.conv1, network.norm1, nn.ReLU(), nn.MaxPool2d(2)),
-        *(network.conv2, network.norm2, nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.AdaptiveAvgPool2d(4), nn.Flatten(), network.hidden, nn.ReLU()),
-    )
-    branch = nn.Sequential(network.auxiliary1, nn.ReLU(), network.auxiliary2, nn.ReLU())
-    image, auxiliary = torch.randn(4, 2, 20, 20), torch.randn(4, 4)
-    expected = network.heads.a_head(torch.cat([maps(image), branch(auxiliary)], dim=1))
-    torch.testing.assert_close(network(image, auxiliary), expected)
-
-
-@pytest.mark.parametrize(("input_size", "grid"), [(27, 4), (28, 7), (31, 7), (32, 4), (4, 4), (64, 4)])
-def test_the_cnn_pools_to_seven_for_28_pixels_and_to_four_otherwise(input_size, grid):
+def test_the_auxiliary_branch_is_the_same_everywhere(build):
+    """Its parameters are those of Linear(F, H), Linear(H, H) and H more columns in every head."""
     with torch.device("meta"):
-        assert SimpleCNN(input_size=input_size).hidden.in_features == 64 * grid**2
+        plain, fused = build(TWO), build(TWO, auxiliary_input_size=4, auxiliary_hidden_size=6)
+    extra = sum(p.numel() for p in fused.parameters()) - sum(p.numel() for p in plain.parameters())
+    assert extra == (4 * 6 + 6) + (6 * 6 + 6) + 6 * (5 + 3)
+    assert (plain.auxiliary_input_size, fused.auxiliary_input_size) == (0, 4)
 
 
-@pytest.mark.parametrize("shape", [(4, 4), (9, 9), (28, 28), (32, 32), (32, 64), (33, 50)])
-def test_the_cnn_pools_any_image_as_adaptive_pooling_does(shape):
-    torch.manual_seed(0)
-    network = SimpleCNN(input_size=32, heads=DIGIT).eval()
-    image = torch.rand(2, 1, *shape)
-    maps = network.conv2(nn.functional.max_pool2d(network.norm1(network.conv1(image)).relu(), 2))
-    pooled = nn.AdaptiveAvgPool2d(4)(nn.functional.max_pool2d(network.norm2(maps).relu(), 2))
-    torch.testing.assert_close(network(image), network.heads(network.hidden(pooled.flatten(1)).relu()))
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-def test_dropout_acts_in_training_only(network):
-    torch.manual_seed(0)
-    built, image = network(dropout=0.5, heads=DIGIT), torch.rand(8, 1, 28, 28)
-    built.eval()
-    assert torch.equal(built(image), built(image))
-    built.train()
-    assert not torch.equal(built(image), built(image))
-
-
-def test_the_auxiliary_branch_drops_half_as_much(monkeypatch):
-    probabilities = []
-    monkeypatch.setattr(nn.functional, "dropout", lambda x, p, training: probabilities.append(p) or x)
-    SimpleCNN(dropout=0.5, auxiliary_input_size=4)(torch.rand(2, 1, 28, 28), torch.rand(2, 4))
-    assert sorted(probabilities) == [0.25, 0.5]
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-def test_auxiliary_features_that_are_not_expected_are_refused(network):
-    with pytest.raises(ValueError, match=rf"{network.__name__} was built with auxiliary_input_size=0 and got .*\(2, 4\)"):
-        network()(torch.rand(2, 1, 28, 28), torch.rand(2, 4))
-
-
-def test_auxiliary_features_that_are_missing_or_of_another_number_are_refused():
-    network, image = SimpleCNN(auxiliary_input_size=4), torch.rand(2, 1, 28, 28)
+def test_auxiliary_features_that_do_not_fit_are_refused(build):
+    plain, fused = build(ONE), build(ONE, auxiliary_input_size=4)
+    with pytest.raises(ValueError, match=rf"{build.name} was built with auxiliary_input_size=0 and got .*\(6, 4\)"):
+        plain(images(), auxiliary())
     with pytest.raises(ValueError, match="auxiliary_input_size=4 and got no auxiliary features; they are required"):
-        network(image)
-    with pytest.raises(ValueError, match=r"takes auxiliary features of shape \(B, 4\) and got \(2, 3\)"):
-        network(image, torch.rand(2, 3))
-
-
-@pytest.mark.parametrize("network", [SimpleMLP, SimpleDenseNet])
-def test_images_of_another_size_are_refused_by_name(network):
-    with pytest.raises(ValueError, match=r"input_size=784 .* shape \(3, 32, 32\), 3072 numbers"):
-        network()(torch.rand(2, 3, 32, 32))
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 28, 28), (2, 1, 3, 28), (2, 784), (1, 28, 28)])
-def test_the_cnn_refuses_images_it_cannot_take(shape):
-    with pytest.raises(ValueError, match=r"SimpleCNN takes images \(B, 1, H, W\) of 4 pixels a side or more, and got"):
-        SimpleCNN()(torch.rand(shape))
+        fused(images())
+    with pytest.raises(ValueError, match=rf"{build.name} takes auxiliary features of shape \(B, 4\) and got \(6, 3\)"):
+        fused(images(), auxiliary()[:, :3])
 
 
 @pytest.mark.parametrize(
-    ("build", "message"),
+    ("options", "message"),
     [
-        (lambda: SimpleCNN(input_size=3), "input_size is 3 pixels; two poolings by 2 need 4 or more"),
-        (lambda: SimpleCNN(conv2_channels=0), "SimpleCNN: conv2_channels is 0; expected a whole number, 1 or more"),
-        (lambda: SimpleCNN(auxiliary_input_size=-1), "SimpleCNN: auxiliary_input_size is -1; expected a whole number"),
-        (lambda: SimpleMLP(lin2_size=4.5), "SimpleMLP: lin2_size is 4.5; expected a whole number, 1 or more"),
-        (lambda: SimpleDenseNet(dropout=1.0), "SimpleDenseNet: dropout is 1.0; expected a probability"),
-        (lambda: SimpleMLP(heads={}), "needs one head at least"),
-        (lambda: SimpleMLP(heads={"a.b": 4}), "the head name 'a.b' is empty or has a dot in it"),
-        (lambda: SimpleMLP(heads={"a": 1}), "the head 'a' has 1 classes; expected 2 or more"),
-        (lambda: SimpleMLP(head_kind="ordinal"), "unknown head_kind 'ordinal'. Accepted: classification, regression"),
+        ({"auxiliary_input_size": -1}, "auxiliary_input_size is -1; expected a whole number, 1 or more"),
+        ({"auxiliary_hidden_size": 0}, "auxiliary_hidden_size is 0; expected a whole number, 1 or more"),
+        ({"head_kind": "ordinal"}, "unknown head_kind 'ordinal'. Accepted: classification, regression"),
+        ({"heads": {}}, "needs one head at least"),
+        ({"heads": {"a.b": 4}}, "the head name 'a.b' is empty or has a dot in it"),
+        ({"heads": {"a": 1}}, "the head 'a' has 1 classes; expected 2 or more"),
     ],
 )
-def test_senseless_options_are_refused(build, message):
+def test_senseless_options_are_refused(build, options, message):
     with pytest.raises(ConfigError, match=message):
-        build()
+        build(**{"heads": ONE, **options})
+
+
+def test_images_of_other_channels_are_refused_by_name(build):
+    with pytest.raises(ValueError, match=rf"{build.name} .*3, 16, 16\)"):
+        build(ONE)(torch.rand(6, 3, 16, 16))
+
+
+def test_something_is_dropped_in_training_only(build):
+    torch.manual_seed(0)
+    network = build(ONE)
+    network.eval()
+    assert torch.equal(network(images()), network(images()))
+    network.train()
+    assert not torch.equal(network(images()), network(images()))
+
+
+def test_networks_build_without_allocating_a_weight(build):
+    with torch.device("meta"):
+        network = build(TWO, auxiliary_input_size=4)
+    assert all(parameter.is_meta for parameter in network.parameters())
+
+
+def test_equal_seeds_give_equal_weights(build):
+    torch.manual_seed(3)
+    first = build(TWO, auxiliary_input_size=4).state_dict()
+    torch.manual_seed(3)
+    second = build(TWO, auxiliary_input_size=4).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_memory_format_changes_no_result(build):
+    torch.manual_seed(0)
+    network = build(TWO, auxiliary_input_size=4).eval()
+    task = MultiheadTask(copy.deepcopy(network), SPECS, channels_last=True).eval()
+    expected = network(images(), auxiliary())
+    outputs = task({"image": images(), "auxiliary": auxiliary()})
+    for name in TWO:
+        torch.testing.assert_close(outputs[name], expected[name])
+    sum(output.sum() for output in expected.values()).backward()
+    sum(output.sum() for output in outputs.values()).backward()
+    for (name, one), two in zip(network.named_parameters(), task.net.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, rtol=1e-4, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_gradients_of_single_samples_come_from_torch_func(build):
+    """`vmap` over a batch refuses whatever branches on the numbers in a tensor."""
+    torch.manual_seed(0)
+    network = build(ONE, auxiliary_input_size=4).double().eval()
+    image, features, target = images(3).double(), auxiliary(3).double(), torch.tensor([0, 1, 4])
+
+    def loss(parameters, image, features, target):
+        output = functional_call(network, parameters, (image[None], features[None]))
+        return F.cross_entropy(output, target[None])
+
+    parameters = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    together = vmap(grad(loss), in_dims=(None, 0, 0, 0))(parameters, image, features, target)
+    for sample in range(3):
+        alone = torch.autograd.grad(
+            loss(dict(network.named_parameters()), image[sample], features[sample], target[sample]), list(network.parameters())
+        )
+        for name, gradient in zip(parameters, alone, strict=True):
+            torch.testing.assert_close(together[name][sample], gradient)
+
+
+def test_a_network_is_one_graph(build):
+    """Dynamo traces it whole, in training too: nothing in it needs Python to look at a tensor's values."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    network = build(TWO, auxiliary_input_size=4).eval()
+    traced = torch.compile(network, backend="eager", fullgraph=True)
+    outputs, expected = traced(images(), auxiliary()), network(images(), auxiliary())
+    for name in TWO:
+        torch.testing.assert_close(outputs[name], expected[name])
+    network.train()
+    assert all(output.isfinite().all() for output in traced(images(), auxiliary()).values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+def test_the_compile_switch_changes_no_result():
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    network = SimpleCNN(2, 4, 8, 8, input_size=16, auxiliary_input_size=4, heads=TWO).eval()
+    task = MultiheadTask(copy.deepcopy(network), SPECS, compile=True).eval()
+    names = list(task.state_dict())
+    task.setup("fit")
+    expected = network(images(), auxiliary())
+    outputs = task({"image": images(), "auxiliary": auxiliary()})
+    for name in TWO:
+        torch.testing.assert_close(outputs[name], expected[name])
+    sum(output.sum() for output in expected.values()).backward()
+    sum(output.sum() for output in outputs.values()).backward()
+    for one, two in zip(network.parameters(), task.net.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, rtol=1e-4, atol=1e-4)
+    assert list(task.state_dict()) == names
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0  # what ran was compiled
 
 
 def test_a_head_may_have_the_name_of_a_module_method():
     heads = Heads(4, {"type": 3, "train": 2, "forward": 5}, "classification")
     assert [tuple(output.shape) for output in heads(torch.rand(2, 4)).values()] == [(2, 3), (2, 2), (2, 5)]
-
-
-def test_layers_have_names_to_read():
-    names = {name.rpartition(".")[0] for name, _ in SimpleCNN(auxiliary_input_size=4, heads=PARAMETERS).named_parameters()}
-    assert names == {
-        *("conv1", "norm1", "conv2", "norm2", "hidden", "auxiliary1", "auxiliary2"),
-        *("heads.note_number_head", "heads.note_velocity_head"),
-    }

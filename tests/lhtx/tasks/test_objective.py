@@ -115,9 +115,40 @@ def test_losses_come_from_one_factory_or_from_a_mapping(heads):
     assert [type(loss) for loss in mapped] == [CrossEntropy, Ordinal]
 
 
+def test_class_weights_of_a_mapping_go_to_their_heads(heads):
+    parsed = parse_heads(heads)
+    weights = [1.0 + position for position in range(12)]
+    losses = build_losses(partial(CrossEntropy, class_weights={"note": weights}), parsed, "classification")
+    assert losses[0].class_weights.tolist() == weights
+    assert losses[1].class_weights is None
+    assert list(Objective(parsed[0], losses[0], 1.0, 0.0, "gaussian").state_dict()) == ["loss.class_weights"]
+
+
 @pytest.mark.parametrize(
     ("loss", "kind", "message"),
     [
+        (
+            partial(CrossEntropy, class_weights=[1, 2, 3]),
+            "classification",
+            "the loss of head 'note': CrossEntropy: class_weights has 3 numbers and the head has 12 classes",
+        ),
+        (
+            partial(CrossEntropy, class_weights={"notes": [1]}),
+            "classification",
+            "loss.class_weights names 'notes', which is no head. The heads are: note, decay",
+        ),
+        (
+            partial(CrossEntropy, label_smooting=0.1),
+            "classification",
+            "the loss of head 'note', CrossEntropy, has no option 'label_smooting'. Did you mean label_smoothing?",
+        ),
+        (
+            partial(SoftTarget, label_smoothing=0.1),
+            "classification",
+            "SoftTarget, has no option 'label_smoothing'. Accepted: no",
+        ),
+        (nn.CrossEntropyLoss, "classification", "is CrossEntropyLoss, which is no lhtx.losses.Loss. Losses there are: CrossE"),
+        ({"note": CrossEntropy, "decay": None}, "classification", "head 'decay' has no loss. Losses there are: CrossEntropy"),
         (
             {"note": CrossEntropy, "velocity": CrossEntropy},
             "classification",

@@ -34,7 +34,7 @@ def _all(datamodule: VIMHDataModule, part: str) -> dict[str, torch.Tensor]:
 
 def test_a_batch_holds_what_the_records_hold(hand_made) -> None:
     directory, _, test = hand_made()
-    datamodule = _ready(directory, use_random_split=False, standardise=False)
+    datamodule = _ready(directory, use_random_split=False, normalisation="none")
     batch = _all(datamodule, "test")
     assert {key: (value.dtype, tuple(value.shape)) for key, value in batch.items()} == {
         "image": (torch.float32, (3, 3, 4, 5)),
@@ -77,6 +77,7 @@ def test_the_spec_tells_a_network_its_shape(vimh_dataset: Path) -> None:
         "head_sizes": {"note_number": 4, "log10_decay_time": 3},
         "auxiliary_size": 4,
         "target_width": 1.5,
+        "class_names": {},
     }
     OmegaConf.create(spec.as_config())  # plain builtins
 
@@ -151,7 +152,7 @@ def test_the_split_seed_decides_the_split_and_the_seed_the_order(vimh_dataset: P
 
 
 def test_images_are_standardised_channel_by_channel_on_the_train_split(vimh_dataset: Path) -> None:
-    raw, standardised = _ready(vimh_dataset, standardise=False), _ready(vimh_dataset)
+    raw, standardised = _ready(vimh_dataset, normalisation="none"), _ready(vimh_dataset)
     train = _all(standardised, "train")["image"]
     assert torch.allclose(train.mean((0, 2, 3)), torch.zeros(3), atol=1e-5)
     assert torch.allclose(train.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-5)
@@ -162,7 +163,7 @@ def test_images_are_standardised_channel_by_channel_on_the_train_split(vimh_data
 
 
 def test_standardisation_is_of_the_whole_train_split_however_it_is_stored(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("lhtx.data.datamodule.STANDARDISE_ON", 64)
+    monkeypatch.setattr("lhtx.data.images.MEASURED_IMAGES", 64)
     ranges = {"log10_decay_time": None, "note_velocity": {"min": 40, "max": 120, "step": 5}}  # a grid is stored in order
     recipe = {"grid": True, "vary": ranges, "envelopes": [], "height": 8, "width": 8, "test_fraction": 0.0}
     train = _all(_ready(tmp_path / "grid", generate=recipe), "train")["image"]
@@ -261,9 +262,12 @@ def test_a_bad_argument_is_refused_at_once(tmp_path: Path, options: dict, messag
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"heads": ["note_numbr"]}, r"heads: 'note_numbr' does not vary in .* \(did you mean note_number\?\); note_number"),
-        ({"heads": []}, r"heads is \[\]; expected different parameters among note_number, log10_decay_time"),
-        ({"heads": ["note_number"] * 2}, "expected different parameters"),
+        (
+            {"heads": ["note_numbr"]},
+            "heads: .* has no head 'note_numbr'. Did you mean note_number.* Accepted: log10_decay_time, note_number",
+        ),
+        ({"heads": []}, r"heads is \[\]; expected different heads among note_number, log10_decay_time"),
+        ({"heads": ["note_number"] * 2}, "expected different heads"),
         ({"channel_selection": ["Q*"]}, r"'Q\*' matches no channel; the channels are R, R_temporal_envelope"),
         ({"channel_selection": "R"}, "expected a list of names or patterns"),
     ],

@@ -1,0 +1,136 @@
+"""Loggers: what each leaves behind, what a resumed run adds to it, and what is said where one is not installed."""
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+from lightning.pytorch.callbacks import Callback
+
+from lhtx.compose import compose, instantiate
+from lhtx.errors import ConfigError
+from lhtx.loggers import CSVLogger
+from lhtx.train import train
+
+
+def rows(directory: Path) -> list[dict[str, str]]:
+    with (directory / "csv" / "metrics.csv").open(newline="") as file:
+        return [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def as_set(table: list[dict[str, str]]) -> set[tuple[tuple[str, str], ...]]:
+    return {tuple(sorted(row.items())) for row in table}
+
+
+@pytest.mark.parametrize(
+    ("logger", "names"), [("tensorboard", ["tensorboard"]), ("csv", ["csv"]), ("many", ["csv", "tensorboard"])]
+)
+def test_loggers_write_into_the_run(quiet, tmp_path, logger, names):
+    train(compose(quiet("run", f"logger={logger}", "trainer.max_epochs=1")))
+    for name in names:
+        files = [path.name for path in (tmp_path / "run" / name).iterdir()]
+        assert any(file.startswith("events.out") for file in files) or "metrics.csv" in files
+        assert "hparams.yaml" in files
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(
+        ["checkpoints", "config.yaml", "metrics.json", *names]
+    )
+
+
+def test_loggers_can_be_put_together(quiet, tmp_path):
+    train(compose(quiet("run", "logger=[csv,tensorboard]", "trainer.max_epochs=1")))
+    assert {"csv", "tensorboard"} <= {path.name for path in (tmp_path / "run").iterdir()}
+
+
+def test_a_resumed_run_goes_on_with_its_table(quiet, tmp_path):
+    class Crash(Callback):
+        def on_train_end(self, trainer, pl_module):
+            raise RuntimeError("the machine went down")
+
+    class CrashInside(Callback):
+        def on_validation_end(self, trainer, pl_module):
+            if trainer.current_epoch == 2:
+                raise RuntimeError("the machine went down")
+
+    options = ("logger=csv", "trainer.max_epochs=3", "trainer.log_every_n_steps=1")
+    train(compose(quiet("whole", *options)))
+    whole = rows(tmp_path / "whole")
+    assert [row["val/loss"] for row in whole if "val/loss" in row]
+    for name, crash in (("end", Crash()), ("inside", CrashInside())):
+        with pytest.raises(RuntimeError, match="went down"):
+            train(compose(quiet(name, *options)), callbacks=[crash])
+        train(compose(quiet(name, *options, f"ckpt_path={tmp_path / name / 'checkpoints' / 'last.ckpt'}")))
+        assert as_set(rows(tmp_path / name)) == as_set(whole)
+        assert len(rows(tmp_path / name)) == len(whole)
+
+
+def test_a_new_run_in_the_same_place_begins_its_table_anew(tmp_path):
+    for value in (1.0, 2.0):
+        logger = CSVLogger(tmp_path, name="csv", version="")
+        logger.log_metrics({"val/loss": value}, step=3)
+        logger.save()
+    assert rows(tmp_path) == [{"val/loss": "2.0", "step": "3"}]
+
+
+def test_a_table_is_resumed_before_a_step_and_takes_new_columns(tmp_path):
+    first = CSVLogger(tmp_path, name="csv", version="")
+    for step in range(4):
+        first.log_metrics({"val/loss": float(step)}, step=step)
+    first.save()
+    second = CSVLogger(tmp_path, name="csv", version="")
+    second.resume_from(2)
+    second.log_metrics({"val/loss": 20.0, "new": 1.0}, step=2)
+    second.save()
+    assert rows(tmp_path) == [
+        {"val/loss": "0.0", "step": "0"},
+        {"val/loss": "1.0", "step": "1"},
+        {"new": "1.0", "step": "2", "val/loss": "20.0"},
+    ]
+
+
+@pytest.mark.parametrize(("logger", "module"), [("wandb", "wandb"), ("mlflow", "mlflow")])
+def test_a_logger_that_is_not_installed_says_what_to_install(monkeypatch, quiet, logger, module):
+    monkeypatch.setattr(f"lightning.pytorch.loggers.{module}._{module.upper()}_AVAILABLE", Missing())
+    with pytest.raises(ConfigError, match=rf"logger\.{logger}: .* needs a package .*pip install 'lhtx-sweeps\[{logger}\]'"):
+        instantiate(compose([f"logger={logger}"]), f"logger.{logger}")
+
+
+class Missing:
+    """Stands for a package that is not there."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+def test_no_logger_s_config_holds_a_secret():
+    from lhtx.compose import CONFIGS
+
+    for file in (CONFIGS / "logger").glob("*.yaml"):
+        code = [line.partition("#")[0] for line in file.read_text().splitlines()]
+        assert not [line for line in code if any(word in line.lower() for word in ("api_key", "password", "token"))]
+
+
+@pytest.mark.slow
+def test_wandb_logs_offline_each_run_its_own(quiet, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for name in ("first", "second"):
+        train(compose(quiet(name, "logger=wandb", "logger.wandb.offline=true", "trainer.max_epochs=1")))
+        (run,) = (tmp_path / name / "wandb").glob("offline-run-*")
+        assert any(file.suffix == ".wandb" and file.stat().st_size > 0 for file in run.iterdir())
+    assert sys.modules["wandb"].run is None
+
+
+@pytest.mark.slow
+def test_mlflow_logs_to_a_local_store(quiet, tmp_path, monkeypatch):
+    pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    metrics = train(compose(quiet("run", "logger=mlflow", "task_name=try", "trainer.max_epochs=1")))
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/logs/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("try").experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["val/loss"] == pytest.approx(metrics["val/loss"])
+    assert run.data.params["seed"] == "42"
