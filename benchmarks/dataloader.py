@@ -180,7 +180,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="turns that every feed takes (3)")
     parser.add_argument("--epochs", type=int, default=2, help="timed epochs a turn (2)")
     parser.add_argument("--threads", type=int, default=1, help="of torch (1)")
+    parser.add_argument("--quick", action="store_true", help="few samples, one turn: does it run?")
     options = parser.parse_args()
+    if options.quick:
+        options.samples, options.batch_sizes, options.rounds, options.epochs = 300, [64], 1, 1
     torch.set_num_threads(options.threads)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")  # its advice on workers is what is measured here

@@ -100,7 +100,10 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--accelerator", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="few epochs: does it run?")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.epochs = WARM_UP + 2
     torch.set_num_threads(arguments.threads)
     print(f"{'network':<20} {'parameters':>10} {'step without':>13} {'step with':>11} {'share':>7}")
     with tempfile.TemporaryDirectory() as directory:

@@ -114,7 +114,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", nargs="*", default=["*"], help="models, with * for any letters")
+    parser.add_argument("--quick", action="store_true", help="one step of small batches of small models: does it run?")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.steps, arguments.batch_size, arguments.only = 1, 4, ["digits_*"]
     torch.set_num_threads(arguments.threads)
     models = [model for model in convolutional() if any(fnmatch.fnmatch(model, pattern) for pattern in arguments.only)]
     print(f"{'model':<26} {'parameters':>10} {'contiguous':>13} {'channels last':>14} {'ratio':>6}")

@@ -24,6 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=list(STATED), default=list(STATED))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="one epoch, whatever it reaches: does it run?")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"{'experiment':<12} {'parameters':>10} {'epochs':>6} {'seconds':>8} {'metric':<13} {'stated':>6} {'reached':>7}")
@@ -31,6 +32,7 @@ def main() -> None:
         for name in arguments.only:
             overrides = [f"experiment={name}", "trainer=cpu", "logger=none", "trainer.enable_progress_bar=false"]
             overrides += ["trainer.enable_model_summary=false", f"paths.output_dir={Path(directory) / name}"]
+            overrides += ["trainer.max_epochs=1"] if arguments.quick else []
             described = describe(overrides)
             start = time.perf_counter()
             metrics = train(compose(overrides))

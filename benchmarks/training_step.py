@@ -115,14 +115,14 @@ class TakeTurns(Checkpoint):
         self.validation, self.start = 0.0, time.process_time()
 
 
-def measure(name: str, arguments: argparse.Namespace, directory: str) -> tuple[int, float, float]:
+def measure(name: str, samples: int, arguments: argparse.Namespace, directory: str) -> tuple[int, float, float]:
     """Parameters, and samples a second of the bare loop and of the Trainer."""
     cfg = configure(
         compose(
             [
                 *("experiment=vimh", f"model={name}", "trainer=cpu", "threads=null", *ARCHITECTURES[name]),
                 f"paths.data_dir={directory}/data",
-                f"data.generate.size={SAMPLES}",
+                f"data.generate.size={samples}",
                 f"paths.output_dir={directory}/{name}",
                 f"data.batch_size={arguments.batch_size}",
                 *("trainer.num_sanity_val_steps=0", f"trainer.max_epochs={arguments.epochs + WARM_UP}"),
@@ -155,14 +155,18 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", nargs="*", choices=list(ARCHITECTURES), default=list(ARCHITECTURES))
+    parser.add_argument("--quick", action="store_true", help="one counted epoch of few samples: does it run?")
     arguments = parser.parse_args()
+    samples = SAMPLES
+    if arguments.quick:
+        arguments.epochs, samples = 1, 600
     torch.set_num_threads(arguments.threads)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     print(f"{'model':<18} {'parameters':>10} {'bare':>13} {'Trainer':>13} {'share':>6}")
     with tempfile.TemporaryDirectory() as directory:
         for name in arguments.only:
             with progress_out_of_sight():
-                parameters, bare, full = measure(name, arguments, directory)
+                parameters, bare, full = measure(name, samples, arguments, directory)
             bound = BOUNDS.get(name)
             verdict = f"  (at least {bound}: {'kept' if full / bare >= bound else 'BROKEN'})" if bound else ""
             print(f"{name:<18} {parameters:>10,} {bare:>9,.0f} s⁻¹ {full:>9,.0f} s⁻¹ {full / bare:>6.2f}{verdict}", flush=True)

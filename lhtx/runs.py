@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,6 +15,7 @@ import torch
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, ModelSummary, ProgressBar
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
@@ -105,7 +106,11 @@ def build_trainer(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> Traine
     ordered += [c for c in own if isinstance(c, ModelCheckpoint)]
     # Lightning would add one of its own where there is none, and refuses any where they are switched off.
     kinds = switches | {"enable_checkpointing": Checkpoint}
-    present = {switch: any(isinstance(callback, kind) for callback in ordered) for switch, kind in kinds.items()}
+    settings: dict[str, Any] = {
+        switch: any(isinstance(callback, kind) for callback in ordered) for switch, kind in kinds.items()
+    }
+    if cfg.trainer.get("profiler") is None:
+        settings["profiler"] = _NoProfiler()
     return instantiate(
         cfg,
         "trainer",
@@ -113,8 +118,17 @@ def build_trainer(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> Traine
         callbacks=ordered,
         logger=loggers,
         plugins=[AtomicCheckpointIO()],
-        **present,
+        **settings,
     )
+
+
+class _NoProfiler(PassThroughProfiler):
+    """Lightning's default makes a generator for every hook of every callback, seventy a step; this makes nothing."""
+
+    _nothing = nullcontext()
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:
+        return self._nothing
 
 
 @contextmanager

@@ -77,7 +77,8 @@ class TrainingProgress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self._view:
-            self._view.advance(batch_idx + 1, outputs.get("loss") if isinstance(outputs, Mapping) else outputs)
+            loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+            self._view.advance(batch_idx + 1, loss, trainer.accumulate_grad_batches)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -183,7 +184,7 @@ class PlainView:
         if not part:
             self._name, self._start = name, time.monotonic()
 
-    def advance(self, done: int, loss: Tensor | None = None) -> None:
+    def advance(self, done: int, loss: Tensor | None = None, accumulated: int = 1) -> None:
         """Nothing: a line is for an epoch."""
 
     def end_part(self) -> None:
@@ -220,7 +221,7 @@ class LiveView:
         self._part: TaskID | None = None
         self._metrics: Mapping[str, float] = {}
         self._loss: float | None = None
-        self._total: float = math.inf
+        self._totals: list[float] = [math.inf]  # of the epoch's bar, and of the part below it
         self._drawn = time.monotonic()
         self._live = Live(console=console, auto_refresh=False, get_renderable=self._render)
         self._live.start(refresh=True)
@@ -232,24 +233,26 @@ class LiveView:
             self._bars.remove_task(self._main)
         task = self._bars.add_task(printable(name, self._console), total=total if math.isfinite(total) else None)
         self._main, self._part = (self._main, task) if part else (task, self._part)
-        self._total = total
+        self._totals = [self._totals[0], total] if part else [total]
         self._draw()
 
-    def advance(self, done: int, loss: Tensor | None = None) -> None:
-        """`done` batches are finished; `loss` is read from the device only when the display is drawn."""
+    def advance(self, done: int, loss: Tensor | None = None, accumulated: int = 1) -> None:
+        """`done` batches are finished; `loss` is read from the device only when the display is drawn. Lightning has divided it
+        by the number of batches that are `accumulated` for a step.
+        """
         task = self._main if self._part is None else self._part
         now = time.monotonic()
-        if task is None or (now - self._drawn < REFRESH_SECONDS and done != self._total):
+        if task is None or (now - self._drawn < REFRESH_SECONDS and done != self._totals[-1]):
             return
         self._bars.update(task, completed=done)
         if loss is not None and self._part is None:
-            self._loss = float(loss)
+            self._loss = float(loss) * accumulated
         self._draw()
 
     def end_part(self) -> None:
         if self._part is not None:
             self._bars.remove_task(self._part)
-            self._part = None
+            self._part, self._totals = None, self._totals[:1]
 
     def show(self, metrics: Mapping[str, float]) -> None:
         self._metrics = dict(metrics)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.recipes import STATED
+
 PROJECT = Path(__file__).resolve().parent.parent.parent
 README = (PROJECT / "README.md").read_text()
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "data", "runs", "logs", "__pycache__", ".*_cache", ".hypothesis")
@@ -23,7 +25,11 @@ STEPS = [
     "make report NAME=quickstart",
     'make train ARGS="experiment=vimh model=vimh_cnn data.target_width=1.0"',
     'make evaluate ARGS="ckpt_path=logs/train/runs/…/checkpoints/best.ckpt"',
+    'make predict ARGS="ckpt_path=logs/train/runs/…/checkpoints/best.ckpt"',
+    'make diagram ARGS="model=vimh_cnn"',
+    "make suite NAME=digits",
     "python -m lhtx.train $(cat runs/quickstart/trials/0000/overrides.txt)",
+    "python -m benchmarks.recipes",
     "make bench",
     "make help",
     "make test",
@@ -42,6 +48,11 @@ def test_the_steps_are_the_commands_that_the_readme_shows():
     assert shown() == set(STEPS)
 
 
+def test_the_recipes_table_states_what_the_benchmark_checks():
+    rows = re.findall(r"^\| `(\w+)` \|.*\| ([\d.]+) \|$", README, flags=re.MULTILINE)
+    assert {name: float(value) for name, value in rows} == {name: value for name, (_, value) in STATED.items()}
+
+
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project with the same .venv."""
@@ -56,11 +67,14 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def runnable(step: str, copy: Path) -> str:
-    """The step as it is typed here: the newest run for `…`; tests are collected only, as this one is among them."""
+    """The step as it is typed here: the newest run for `…`; tests are collected only, as this one is among them;
+    benchmarks are short."""
     if "…" in step:
         newest = max((copy / "logs/train/runs").iterdir())
         step = step.replace("…", newest.name)
-    return f"{step} ARGS=--collect-only" if step.startswith("make test") else step
+    if step.startswith("make test"):
+        return f"{step} ARGS=--collect-only"
+    return f"{step} ARGS=--quick" if step == "make bench" else step
 
 
 @pytest.mark.slow
