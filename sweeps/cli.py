@@ -1,4 +1,4 @@
-"""The command line: `python -m sweeps run|resume|extend|debug|validate`. Exit status 0 means that it did what was asked.
+"""The command line: `python -m sweeps COMMAND`. Exit status 0 means that it did what was asked.
 
 1: a sweep stopped early, or a trial failed; 2: the input was refused; 130: interrupted.
 """
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from lhtx.errors import USER_ERRORS
 from sweeps.errors import SweepError
-from sweeps.ledger import DEFAULT_ROOT
+from sweeps.ledger import DEFAULT_ROOT, Ledger
 
 EXIT_REFUSED = 2
 
@@ -40,23 +40,112 @@ def run(
 
 
 @app.command()
-def resume(name: Sweep, runs: Runs = DEFAULT_ROOT) -> None:
+def resume(
+    name: Sweep,
+    recorded: Annotated[
+        bool, typer.Option("--recorded", help="With the space as recorded, whatever was edited since.")
+    ] = False,
+    runs: Runs = DEFAULT_ROOT,
+) -> None:
     """Go on with a sweep that was interrupted or killed."""
     from sweeps import runner
 
-    raise typer.Exit(runner.resume(name, runs, console))
+    raise typer.Exit(runner.resume(name, runs, console, recorded))
 
 
 @app.command()
 def extend(
     name: Sweep,
-    trials: Annotated[str, typer.Option(help="+N for N more, N for N in all.")],
+    trials: Annotated[str | None, typer.Option(help="+N for N more, N for N in all.")] = None,
+    hours: Annotated[str | None, typer.Option(help="The same for a budget of hours.")] = None,
     runs: Runs = DEFAULT_ROOT,
 ) -> None:
-    """Give a sweep more trials, also after its end."""
-    from sweeps import runner
+    """Give a sweep more trials or hours, also after its end."""
+    from sweeps import more
 
-    raise typer.Exit(runner.extend(name, trials, runs, console))
+    raise typer.Exit(more.extend(name, trials, hours, runs, console))
+
+
+@app.command()
+def retry(
+    name: Sweep,
+    only: Annotated[str | None, typer.Option(help="oom, non_finite, exploding, dead, error or lost.")] = None,
+    runs: Runs = DEFAULT_ROOT,
+) -> None:
+    """Run the failed trials of a sweep again, each as a new trial."""
+    from sweeps import more
+
+    raise typer.Exit(more.retry(name, only, runs, console))
+
+
+@app.command("continue")
+def continue_trial(
+    name: Sweep,
+    trial: Annotated[int, typer.Option(help="A trial that has ended.")],
+    epochs: Annotated[str, typer.Option(help="+N for N more, N for N in all.")],
+    runs: Runs = DEFAULT_ROOT,
+) -> None:
+    """Train a trial further from its last checkpoint, as a new trial."""
+    from sweeps import more
+
+    raise typer.Exit(more.continue_trial(name, trial, epochs, runs, console))
+
+
+@app.command("list")
+def list_sweeps(runs: Runs = DEFAULT_ROOT) -> None:
+    """List the sweeps: state, trials by their ends, best value."""
+    from sweeps.status import show_list
+
+    show_list(runs, console)
+
+
+@app.command()
+def status(
+    name: Sweep,
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until the sweep ends.")] = False,
+    runs: Runs = DEFAULT_ROOT,
+) -> None:
+    """Tell how a sweep stands, also while it runs elsewhere."""
+    from sweeps.status import show_status
+
+    show_status(Ledger(name, runs).require(), console, watch)
+
+
+@app.command()
+def stop(
+    name: Sweep,
+    wait: Annotated[bool, typer.Option(help="Wait until it has ended.")] = True,
+    runs: Runs = DEFAULT_ROOT,
+) -> None:
+    """End a sweep that runs in another terminal, as Ctrl-C does there."""
+    from sweeps.stop import stop as stop_sweep
+
+    stop_sweep(Ledger(name, runs).require(), console, wait)
+
+
+@app.command()
+def promote(
+    name: Sweep,
+    trial: Annotated[int | None, typer.Option(help="Another trial than the best.")] = None,
+    as_name: Annotated[str | None, typer.Option("--as", help="The experiment's name, if not the sweep's.")] = None,
+    runs: Runs = DEFAULT_ROOT,
+) -> None:
+    """Write the best trial as a Hydra experiment."""
+    from sweeps.promote import promote as promote_trial
+
+    promote_trial(Ledger(name, runs).require(), trial, as_name, console)
+
+
+@app.command()
+def reproduce(
+    name: Sweep,
+    trial: Annotated[int, typer.Argument(help="A trial that ran.")],
+    runs: Runs = DEFAULT_ROOT,
+) -> None:
+    """Train a trial again and compare its history with the recorded one: exit status 1 if they differ."""
+    from sweeps.reproduce import reproduce as reproduce_trial
+
+    raise typer.Exit(reproduce_trial(Ledger(name, runs).require(), trial, console))
 
 
 @app.command()

@@ -8,6 +8,7 @@ import traceback
 from datetime import datetime
 from pathlib import Path
 
+from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from lhtx.errors import USER_ERRORS
@@ -20,8 +21,8 @@ from sweeps.space import load_space
 DEBUG_ROOT = Path("logs/debug")
 
 
-def recorded_overrides(ledger: Ledger, number: int) -> list[str]:
-    """The overrides of trial `number`, as the study holds them.
+def recorded_trial(ledger: Ledger, number: int) -> FrozenTrial:
+    """Trial `number`, as the study holds it; its overrides are among its user attributes.
 
     Raises:
         SweepError: the sweep has no such trial, or it never ran.
@@ -33,7 +34,7 @@ def recorded_overrides(ledger: Ledger, number: int) -> list[str]:
         why = f"was never run ({verdict['reason']})" if verdict else "does not exist"
         known = f"{ran[0]} to {ran[-1]}" if ran else "none"
         raise SweepError(f"Trial {number} of the sweep {ledger.name!r} {why}. Trials that ran: {known}.")
-    return trials[number].user_attrs["overrides"]
+    return trials[number]
 
 
 def debug(name: str, trial: int | None, extra: list[str], root: Path, console: Console) -> int:
@@ -41,7 +42,7 @@ def debug(name: str, trial: int | None, extra: list[str], root: Path, console: C
     if trial is None:
         chosen, label = draw(load_space(name), 0, network_size), Path(name).stem
     else:
-        chosen, label = recorded_overrides(Ledger(name, root).require(), trial), f"{name}-{trial:04d}"
+        chosen, label = list(recorded_trial(Ledger(name, root).require(), trial).user_attrs["overrides"]), f"{name}-{trial:04d}"
     chosen += extra
     console.print("overrides:", *chosen, sep="\n  ", markup=False, soft_wrap=True)
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")

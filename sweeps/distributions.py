@@ -11,11 +11,11 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 from sweeps.errors import suggestions
+from sweeps.grids import as_number, check_order, check_step, check_within, grid, nearest, on_grid, pair, steps
 from sweeps.hydra_overrides import Scalar, value_text
 from sweeps.located_yaml import describe
 
@@ -30,6 +30,14 @@ class Distribution(ABC):
     @abstractmethod
     def finite(self) -> bool:
         """Whether its values can be listed one by one, so that a condition may ask for one."""
+
+    def values(self) -> list[Scalar]:
+        """All of them, if they are `finite`.
+
+        Raises:
+            ValueError: they are not.
+        """
+        raise ValueError("a continuous range has no list of values: give it a step, or choose among a few")
 
     @abstractmethod
     def ends(self) -> list[Scalar]:
@@ -103,6 +111,9 @@ class Choice(Distribution):
     def finite(self) -> bool:
         return True
 
+    def values(self) -> list[Scalar]:
+        return self.held
+
     def ends(self) -> list[Scalar]:
         return self.held
 
@@ -147,8 +158,8 @@ class Range(Distribution):
     @classmethod
     def parse(cls, kind: str, value: Any, step: Any = None) -> Range:
         integer, log = kind.endswith("int"), kind.startswith("log")
-        low, high = _pair(value, "low, high", integer)
-        _check_order(low, high)
+        low, high = pair(value, "low, high", integer)
+        check_order(low, high)
         if log and low <= (0 if not integer else 0.5):
             raise ValueError(
                 f"the low end of a logarithmic range must be {'at least 1' if integer else 'above 0'}, found {low}"
@@ -156,7 +167,7 @@ class Range(Distribution):
         if step is not None:
             if log:
                 raise ValueError(f"a step goes with uniform and int, not with {kind}; list the values as a choice instead")
-            step = _check_step(low, high, step, integer)
+            step = check_step(low, high, step, integer)
         return cls(kind, low, high, step)
 
     @property
@@ -171,13 +182,18 @@ class Range(Distribution):
     def finite(self) -> bool:
         return self.integer or self.step is not None
 
+    def values(self) -> list[Scalar]:
+        if self.integer:
+            return list(range(int(self.low), int(self.high) + 1, int(self.step or 1)))
+        return steps(self.low, self.high, self.step) if self.step is not None else super().values()
+
     def ends(self) -> list[Scalar]:
-        return [self.low, self.high if self.step is None else _nearest(self.high, self.low, self.high, self.step)]
+        return [self.low, self.high if self.step is None else nearest(self.high, self.low, self.high, self.step)]
 
     def canonical(self, value: Any) -> Scalar:
-        number = _number(value, self.integer)
-        _check_within(number, self.low, self.high)
-        return number if self.step is None else _on_grid(number, self.low, self.high, self.step)
+        number = as_number(value, self.integer)
+        check_within(number, self.low, self.high)
+        return number if self.step is None else on_grid(number, self.low, self.high, self.step)
 
     def draw(self, rng: random.Random) -> Scalar:
         if self.log and self.integer:  # as Optuna draws them: every integer owns the half before and the half after it
@@ -188,7 +204,7 @@ class Range(Distribution):
         if self.log:
             return min(max(math.exp(rng.uniform(math.log(self.low), math.log(self.high))), self.low), self.high)
         if self.step is not None:
-            return _grid(self.low, self.high, self.step, rng.randint(0, round((self.high - self.low) / self.step)))
+            return grid(self.low, self.high, self.step, rng.randint(0, round((self.high - self.low) / self.step)))
         return rng.uniform(self.low, self.high)
 
     def to_optuna(self) -> optuna.distributions.BaseDistribution:
@@ -212,16 +228,15 @@ class PowerOfTwo(Distribution):
 
     @classmethod
     def parse(cls, value: Any) -> PowerOfTwo:
-        low, high = _pair(value, "low, high", integer=True)
-        _check_order(low, high)
+        low, high = pair(value, "low, high", integer=True)
+        check_order(low, high)
         for end in (low, high):
             if end < 1 or end & (end - 1):
                 near = sorted({2 ** max(0, math.floor(math.log2(max(end, 1)))), 2 ** math.ceil(math.log2(max(end, 1)))})
                 raise ValueError(f"{end} is not a power of two; near ones: {', '.join(map(str, near))}")
         return cls(low, high)
 
-    @property
-    def values(self) -> list[int]:
+    def values(self) -> list[Scalar]:
         return [2**exponent for exponent in range(self.low.bit_length() - 1, self.high.bit_length())]
 
     @property
@@ -232,17 +247,17 @@ class PowerOfTwo(Distribution):
         return [self.low, self.high]
 
     def canonical(self, value: Any) -> Scalar:
-        if _number(value, integer=True) not in self.values:
-            raise ValueError(f"{describe(value)} is not among the values. Accepted: {', '.join(map(str, self.values))}.")
+        if as_number(value, integer=True) not in self.values():
+            raise ValueError(f"{describe(value)} is not among the values. Accepted: {', '.join(map(str, self.values()))}.")
         return value
 
     def draw(self, rng: random.Random) -> Scalar:
-        return rng.choice(self.values)
+        return rng.choice(self.values())
 
     def to_optuna(self) -> optuna.distributions.BaseDistribution:
         from optuna.distributions import CategoricalDistribution
 
-        return CategoricalDistribution(self.values)
+        return CategoricalDistribution(self.values())
 
     def as_yaml(self) -> dict[str, Any]:
         return {"power_of_two": [self.low, self.high]}
@@ -261,30 +276,33 @@ class Normal(Distribution):
 
     @classmethod
     def parse(cls, value: Any, clip: Any, step: Any = None) -> Normal:
-        mean, std = _pair(value, "mean, std", integer=False)
+        mean, std = pair(value, "mean, std", integer=False)
         if std <= 0:
             raise ValueError(f"the standard deviation must be above 0, found {std}")
         if clip is None:
             low, high = mean - 3 * std, mean + 3 * std
         else:
-            low, high = _pair(clip, "low, high", integer=False, name="clip: ")
-            _check_order(low, high)
+            low, high = pair(clip, "low, high", integer=False, name="clip: ")
+            check_order(low, high)
         inside = NormalDist(mean, std).cdf(high) - NormalDist(mean, std).cdf(low)
         if inside < 1e-6:
             raise ValueError(f"the clip [{low}, {high}] leaves nothing of a normal of mean {mean} and deviation {std}")
-        return cls(mean, std, low, high, None if step is None else _check_step(low, high, step, integer=False))
+        return cls(mean, std, low, high, None if step is None else check_step(low, high, step, integer=False))
 
     @property
     def finite(self) -> bool:
         return self.step is not None
 
+    def values(self) -> list[Scalar]:
+        return steps(self.low, self.high, self.step) if self.step is not None else super().values()
+
     def ends(self) -> list[Scalar]:
-        return [self.low, self.high if self.step is None else _nearest(self.high, self.low, self.high, self.step)]
+        return [self.low, self.high if self.step is None else nearest(self.high, self.low, self.high, self.step)]
 
     def canonical(self, value: Any) -> Scalar:
-        number = _number(value, integer=False)
-        _check_within(number, self.low, self.high)
-        return number if self.step is None else _on_grid(number, self.low, self.high, self.step)
+        number = as_number(value, integer=False)
+        check_within(number, self.low, self.high)
+        return number if self.step is None else on_grid(number, self.low, self.high, self.step)
 
     def quantile(self, share: float) -> float:
         """The value below which `share` of the clipped normal lies (inverse of its distribution function), on the grid."""
@@ -293,10 +311,17 @@ class Normal(Distribution):
         position = below + share * (above - below)
         number = normal.inv_cdf(position) if 0 < position < 1 else self.low if position <= 0 else self.high
         number = min(max(number, self.low), self.high)
-        return number if self.step is None else _nearest(number, self.low, self.high, self.step)
+        return number if self.step is None else nearest(number, self.low, self.high, self.step)
 
     def draw(self, rng: random.Random) -> Scalar:
         return self.quantile(rng.random())
+
+    def from_even(self, number: float) -> float:
+        """The value at the place in the normal that `number` has in the range: even draws become those of the normal."""
+        if self.step is None:
+            return self.quantile((number - self.low) / (self.high - self.low))
+        steps = len(self.values())
+        return self.quantile((round((number - self.low) / self.step) + 0.5) / steps)
 
     def to_optuna(self) -> optuna.distributions.BaseDistribution:
         from optuna.distributions import FloatDistribution
@@ -336,59 +361,3 @@ def parse_distribution(entry: Mapping[str, Any], kind: str) -> Distribution:
             return Normal.parse(value, entry.get("clip"), step)
         case _:
             return Range.parse(kind, value, step)
-
-
-def _number(value: Any, integer: bool) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int if integer else int | float):
-        raise ValueError(f"{'an integer' if integer else 'a number'} is expected, found {describe(value)}")
-    if not math.isfinite(value):
-        raise ValueError(f"a finite number is expected, found {value}")
-    return value if integer else float(value)
-
-
-def _pair(value: Any, names: str, integer: bool, name: str = "") -> tuple[Any, Any]:
-    if not isinstance(value, list) or len(value) != 2:
-        raise ValueError(f"{name}[{names}] is expected, found {describe(value)}")
-    return _number(value[0], integer), _number(value[1], integer)
-
-
-def _check_order(low: float, high: float) -> None:
-    if low > high:
-        raise ValueError(f"the range [{low}, {high}] is reversed: write [{high}, {low}]")
-    if low == high:
-        raise ValueError(f"the range [{low}, {high}] holds a single value; what is fixed belongs under `trial`")
-
-
-def _check_step(low: float, high: float, step: Any, integer: bool) -> Any:
-    step = _number(step, integer)
-    if step <= 0:
-        raise ValueError(f"the step must be above 0, found {step}")
-    # In decimal, as it is written: 0.3 is three steps of 0.1 although their doubles disagree.
-    span, size = Decimal(str(high)) - Decimal(str(low)), Decimal(str(step))
-    if size > span:
-        raise ValueError(f"the step {step} is larger than the range [{low}, {high}]")
-    if span % size:
-        last = Decimal(str(low)) + span // size * size
-        raise ValueError(f"the step {step} does not lead from {low} to {high}: the last value would be {last}")
-    return step
-
-
-def _check_within(number: float, low: float, high: float) -> None:
-    if not low <= number <= high:
-        raise ValueError(f"{number} lies outside [{low}, {high}]")
-
-
-def _grid(low: Any, high: Any, step: Any, index: int) -> Any:
-    """The value `index` steps above `low`, in the very arithmetic by which Optuna makes it."""
-    return min(low + step * index, high)
-
-
-def _nearest(number: Any, low: Any, high: Any, step: Any) -> Any:
-    return _grid(low, high, step, round((number - low) / step))
-
-
-def _on_grid(number: Any, low: Any, high: Any, step: Any) -> Any:
-    value = _nearest(number, low, high, step)
-    if not math.isclose(value, number, rel_tol=1e-9, abs_tol=1e-9 * step):
-        raise ValueError(f"{number} is not on the grid: {value} is the nearest value that is (from {low} in steps of {step})")
-    return value

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal: noted, so that a sweep can end cleanly whatever it is doing just then."""
+"""Ctrl-C, SIGTERM, a closed terminal, `sweeps stop`: noted, so that a sweep can end cleanly whatever it is doing just then."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import signal
 from types import TracebackType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP = signal.SIGUSR2
+"""What `sweeps stop` sends: as often as it comes, it only asks for a clean end. (SIGUSR1 is taken: Tune has its own answer.)"""
 NOTICE = b"\nstopping: running epochs come to their end first; once more stops at once\n"
 
 
 class Interruption:
-    """While it is entered, the first signal is noted in `requested`, and a second one raises KeyboardInterrupt."""
+    """While it is entered, the first signal is noted in `requested`, and a second one of `SIGNALS` raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.requested = False
 
     def __enter__(self) -> Interruption:
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._note) for number in (*SIGNALS, STOP)}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -25,7 +27,8 @@ class Interruption:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: object) -> None:
+        if not self.requested:
+            os.write(2, NOTICE)  # nothing that may hold a lock is safe in a signal handler
         self.requested = True
         for each in SIGNALS:
             signal.signal(each, signal.default_int_handler)
-        os.write(2, NOTICE)  # nothing that may hold a lock is safe in a signal handler

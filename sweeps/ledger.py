@@ -1,4 +1,5 @@
-"""Where a sweep lives on disk, and what is written there. The one module that knows a path inside `runs/NAME/`.
+"""Where a sweep lives on disk, and what is written there. The one module that knows a path inside `runs/NAME/`, but for the
+lock's (`lock.py`).
 
 It knows files and the Optuna study, not what runs a sweep: importing it costs neither Ray nor torch.
 """
@@ -8,28 +9,32 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import shlex
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from lhtx.files import write_atomically
 from sweeps.errors import LedgerError
+from sweeps.lock import Holder, SweepLock
+from sweeps.recorded import recorded as recorded  # what reads ledgers needs of sweeps is all here
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
 
     from sweeps.space import SearchSpace
 
 DEFAULT_ROOT = Path("runs")
 LEADING_COLUMNS = ("epoch", "seconds")
+RETRIES, CONTINUES, EPOCHS = "retries", "continues", "to_epochs"
+"""Under these names a trial says (in its user attributes) which trial it runs again; which it trains further, and to how many
+epochs."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,11 @@ class History:
             file.write(self._csv([row]).encode())
         self.last_epoch = epoch
 
+    def keep(self, rows: list[dict[str, Any]]) -> None:
+        """Let these rows be all that there are."""
+        write_atomically(self.path, self._csv(rows, header=True))
+        self.last_epoch = rows[-1]["epoch"] if rows else 0
+
     def conclude(self, verdict: str) -> None:
         """Write the trial's verdict into its last row, if there is a row and no verdict stands there."""
         rows = read_history(self.path)
@@ -146,6 +156,16 @@ def read_history(path: Path) -> list[dict[str, Any]]:
             f"{path}: row {len(rows) + 1} is damaged ({error}). Mend it, or delete the file: the study has the objective."
         ) from error
     return rows
+
+
+def asked_again(trials: Iterable[FrozenTrial]) -> int:
+    """How many of a study's `trials`, waiting ones too, were asked for on top of the search space's `trials`: those that
+    retry another or train another further."""
+    return sum(
+        bool({RETRIES, CONTINUES} & trial.user_attrs.keys())
+        and trial.user_attrs.get("verdict", {}).get("verdict") != "rejected"
+        for trial in trials
+    )
 
 
 @dataclass(frozen=True)
@@ -193,13 +213,14 @@ class Ledger:
         return self.directory / "report"
 
     @property
+    def export_directory(self) -> Path:
+        """Trials and histories as tables, where no other place was asked for."""
+        return self.directory / "export"
+
+    @property
     def scratch_directory(self) -> Path:
         """What Tune writes for itself while a driver runs."""
         return self.directory / ".tune"
-
-    @property
-    def lock_file(self) -> Path:
-        return self.directory / ".lock"
 
     @property
     def trials_directory(self) -> Path:
@@ -208,6 +229,19 @@ class Ledger:
     def trial(self, number: int) -> TrialFiles:
         """The files of trial `number` (Optuna's number)."""
         return TrialFiles(self.trials_directory / f"{number:04d}")
+
+    def command(self, target: str) -> str:
+        """What a person types to do `target` with this sweep.
+
+        >>> Ledger("quickstart").command("resume")
+        'make resume NAME=quickstart'
+        """
+        return f"make {target} NAME={self.name}{self.runs_variable}"
+
+    @property
+    def runs_variable(self) -> str:
+        """What tells make of a root that is not the default: ` RUNS=…`, or nothing."""
+        return "" if self.root == DEFAULT_ROOT else f" RUNS={shlex.quote(str(self.root))}"
 
     def exists(self) -> bool:
         return self.manifest_file.exists()
@@ -281,23 +315,14 @@ class Ledger:
 
         return replace(load_space(self.require().space_file), name=self.name)
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the sweep for this process; the system lets go of it when the process dies, however it dies.
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the sweep for this process (`SweepLock.hold`).
 
         Raises:
-            LedgerError: another process holds it.
+            LedgerError: another process holds it, or the directory cannot be written.
         """
-        holder = self.directory / ".holder"
-        lock = FileLock(self.lock_file)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            who = holder.read_text().strip() if holder.exists() else "another process"
-            raise LedgerError(f"The sweep {self.name!r} is being run by {who}: wait for it to end, or stop it first.") from None
-        try:
-            write_atomically(holder, f"process {os.getpid()} on {os.uname().nodename}\n")
-            yield
-        finally:
-            holder.unlink(missing_ok=True)
-            lock.release()
+        return SweepLock(self.directory).hold()
+
+    def holder(self) -> Holder | None:
+        """The process that runs this sweep now, if one does."""
+        return SweepLock(self.directory).holder()

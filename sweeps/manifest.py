@@ -8,13 +8,46 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from sweeps.ledger import Ledger
+
 PROJECT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = ("CUDA_VISIBLE_DEVICES", "LHTX_ROOT", "OMP_NUM_THREADS", "RAY_ADDRESS")
+"""Variables that change what a sweep does; no other is recorded, as some hold secrets."""
 LIBRARIES = ("torch", "lightning", "hydra-core", "ray", "optuna", "torchmetrics", "numpy", "pandas")
+
+
+def open_session(ledger: Ledger) -> None:
+    """Add this run or resume to the manifest."""
+    record = ledger.manifest()
+    ledger.write_manifest({**record, "sessions": [*record.get("sessions", []), session(command_line())]})
+
+
+def close_session(ledger: Ledger, end: str) -> None:
+    """Note when and how the run that was opened last has ended; one that was killed has no end.
+
+    Args: end: `complete`, or why it ended before it had all its trials (`sweeps.study.End`).
+    """
+    record = ledger.manifest()
+    *before, last = record["sessions"]
+    ended = datetime.now(UTC).isoformat(timespec="seconds")
+    ledger.write_manifest({**record, "sessions": [*before, {**last, "ended": ended, "end": end}]})
+
+
+def session_at(record: Mapping[str, Any], moment: datetime) -> Mapping[str, Any]:
+    """The run or resume of a manifest that was the last to begin before `moment` (local time); empty if none had begun."""
+    begun = [each for each in record.get("sessions", []) if local_time(each["started"]) <= moment]
+    return begun[-1] if begun else {}
+
+
+def local_time(text: str) -> datetime:
+    """A time of the manifest as Optuna writes its own: local, without a zone."""
+    return datetime.fromisoformat(text).astimezone().replace(tzinfo=None)
 
 
 def session(command: list[str]) -> dict[str, Any]:
@@ -27,9 +60,33 @@ def session(command: list[str]) -> dict[str, Any]:
         "machine": {
             "node": platform.node(),
             "system": platform.platform(),
+            "processor": processor(),
             "cpus": cpus(),
+            "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+            "gpus": gpus(),
         },
+        "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }
+
+
+def processor() -> str:
+    """The CPU's name, as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+def gpus() -> list[str]:
+    """The NVIDIA GPUs of this machine, each with its memory and driver; none where there is no `nvidia-smi`."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.splitlines() if done.returncode == 0 else []
 
 
 def cpus() -> int:

@@ -26,6 +26,8 @@ import traceback
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock
+
 from lhtx.files import write_atomically
 from sweeps.ledger import TrialFiles
 
@@ -55,6 +57,7 @@ class TrialProcess:
         self._buffer = b""
         self._child: int | None = None
         self._state: Literal["idle", "training", "awaiting an answer", "leaving"] = "idle"
+        self._kills: int | None = None
 
     def start(self, assignment: dict[str, Any]) -> None:
         """Begin a trial; one that still runs is ended first."""
@@ -69,6 +72,7 @@ class TrialProcess:
                 env=self._environment,
                 start_new_session=True,  # Ctrl-C in the terminal is for the driver alone
             )
+        self._kills = memory_kills()
         self._send(assignment)
         self._state = "training"
 
@@ -85,7 +89,7 @@ class TrialProcess:
                 raise
             message = {"kind": "exit", "status": lost.status}  # the server was the trial's own process
         if message["kind"] == "exit":
-            return {"kind": "failed", "error": _describe(message["status"])}
+            return {"kind": "failed", "error": self._describe(message["status"])}
         return message
 
     def end(self) -> None:
@@ -154,19 +158,32 @@ class TrialProcess:
                     self._leave()
         return message
 
+    def _describe(self, status: int) -> str:
+        """What an exit status (negative: a signal) of a child that said nothing means."""
+        if status == -signal.SIGKILL:
+            before, now = self._kills, memory_kills()
+            if before is None or now is None:
+                return "killed by SIGKILL: by hand, or by the system when memory ran out"
+            return (
+                f"killed by SIGKILL: {'the system was out of memory' if now > before else 'by hand, as memory did not run out'}"
+            )
+        if status < 0:
+            return f"killed by {signal.Signals(-status).name}"
+        return f"left with exit status {status} before it had finished"
+
     def _lost(self) -> ServerLost:
         status = self._server.wait()
         self._leave()
         return ServerLost(status)
 
 
-def _describe(status: int) -> str:
-    """What an exit status (negative: a signal) of a child that said nothing means."""
-    if status == -signal.SIGKILL:
-        return "killed by SIGKILL: by hand, or by the system when memory ran out"
-    if status < 0:
-        return f"killed by {signal.Signals(-status).name}"
-    return f"left with exit status {status} before it had finished"
+def memory_kills(counters: Path = Path("/proc/vmstat")) -> int | None:
+    """How many processes this machine has killed since it began because memory ran out; None where it does not tell."""
+    try:
+        rows = dict(line.split() for line in counters.read_text().splitlines())
+    except OSError:
+        return None
+    return int(rows["oom_kill"]) if "oom_kill" in rows else None
 
 
 class _Channel:
@@ -246,6 +263,8 @@ def _run(channel: _Channel, message: dict[str, Any]) -> int:
     os.dup2(log, 1)
     os.dup2(log, 2)
     channel.send({"kind": "started", "pid": os.getpid()})
+    running = FileLock(files.directory / ".running")
+    running.acquire()  # one that was suspended a moment ago may still be writing the checkpoint from which this one goes on
 
     def report(epoch: EpochReport) -> bool:
         channel.send(epoch.as_message())

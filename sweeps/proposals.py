@@ -1,38 +1,95 @@
-"""What the next trial is: which sampler draws it, and all the overrides and the seed that make it what it is."""
+"""What the next trial is: asked of the sampler, refused if it was there before or violates a constraint, and then all the
+overrides and the seed that make it what it is."""
 
 from __future__ import annotations
 
 import random
-import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import optuna
+from optuna.trial import TrialState
 
 from sweeps import resources
 from sweeps.errors import SpaceError
-from sweeps.samplers import NormalPriors
+from sweeps.samplers import make_sampler
+from sweeps.settings import Tried
 from sweeps.space import SearchSpace, override, overrides, sample, violated
+from sweeps.stopping import Verdict
 
 MAX_REJECTIONS = 1000
 """How many proposals in a row the constraints may refuse before the space counts as empty."""
+
+MAX_REPEATED = 10
+"""How many settings in a row that were tried before the sampler may propose, until one is drawn for it."""
 
 NetworkSize = Callable[[list[str]], int]
 """The parameters of the network that a list of overrides composes."""
 
 
-def make_sampler(space: SearchSpace, trials_so_far: int) -> optuna.samplers.BaseSampler:
-    """The sampler that the space names; a resumed sweep's draws differ from those that it has made already."""
-    seed = (space.search.seed + 7919 * trials_so_far) % 2**32
-    options = space.search.sampler_options
-    if space.search.sampler == "random":
-        return NormalPriors(optuna.samplers.RandomSampler(seed=seed, **options), space, seed)
-    # Parameters are learnt together, and those of one condition as a group of their own.
-    warnings.filterwarnings("ignore", "Argument ``group`` is an experimental", optuna.exceptions.ExperimentalWarning)
-    return NormalPriors(
-        optuna.samplers.TPESampler(**{"multivariate": True, "group": True, "seed": seed, **options}), space, seed
-    )
+class Proposer:
+    """Asks a study for trials, so that none has the setting of another."""
+
+    def __init__(self, space: SearchSpace, network_size: NetworkSize, study: optuna.Study) -> None:
+        """Args: study: its trials so far are to be told by `remember`."""
+        self._space, self._network_size, self._study = space, network_size, study
+        self._tried = Tried(space)
+        so_far = len(study.get_trials(deepcopy=False))
+        self._sampler = study.sampler = make_sampler(space, so_far)
+        self._rng = random.Random(space.search.seed + so_far)
+        self._rejected = self._repeated = 0
+        self.note: str | None = None
+        """What is to be said of the trial that was asked for last: how it comes that the sampler did not choose it."""
+
+    def remember(self, parameters: Mapping[str, Any], number: int) -> None:
+        """Trial `number` has this setting: it ran, runs, or was refused."""
+        self._tried.add(parameters, number)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every setting of the space has been tried, and none waits to be."""
+        return self._start() is None and self._tried.exhausted
+
+    def ask(self) -> optuna.Trial | None:
+        """A new trial of the study, of which nothing has been suggested yet; None if the space is exhausted.
+
+        Raises:
+            SpaceError: the constraints refused `MAX_REJECTIONS` in a row.
+        """
+        if self._rejected >= MAX_REJECTIONS:
+            raise too_tight(self._space)
+        if self.exhausted:
+            return None
+        start, self.note = self._start(), None
+        self._sampler.planned = None
+        if self._space.search.sampler == "grid":
+            self._sampler.planned = self._tried.untried(start)
+        elif self._repeated >= MAX_REPEATED:
+            self._sampler.planned = self._tried.untried(start) or sample(self._space, self._rng, start)
+            what = f"{self._space.search.sampler} proposed {self._repeated} settings in a row that had been tried"
+            self.note = f"drawn at random: {what}"
+        return self._study.ask()
+
+    def refused(self, parameters: Mapping[str, Any], again: bool = False) -> Verdict | None:
+        """Why a trial with this setting does not run. Args: again: somebody asked for a setting that was tried."""
+        if not again and (earlier := self._tried.number(parameters)) is not None:
+            self._repeated += 1
+            return Verdict("rejected", f"the setting of trial {earlier} again")
+        try:
+            broken = violated(self._space, parameters, partial(self._network_size, overrides(self._space, parameters)))
+        except ValueError as error:  # a combination that does not compose is this trial's failure, not the sweep's
+            return Verdict("failed", f"{type(error).__name__}: {error}")
+        if broken is not None:
+            self._rejected += 1
+            return Verdict("rejected", f"constraint {broken}")
+        self._rejected = self._repeated = 0
+        return None
+
+    def _start(self) -> dict[str, Any] | None:
+        """What is given of the setting to start with that is next, if there is one."""
+        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        return dict(waiting[0].system_attrs["fixed_params"]) if waiting else None
 
 
 def assemble(space: SearchSpace, parameters: Mapping[str, Any], number: int) -> list[str]:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,11 +20,10 @@ from rich.console import Console
 from rich.text import Text
 from sqlalchemy.exc import DatabaseError
 
-from lhtx.files import write_atomically
-from sweeps import manifest, resources
-from sweeps.errors import LedgerError, SweepError
+from sweeps import edits, manifest, resources
+from sweeps.errors import LedgerError
 from sweeps.interruption import Interruption
-from sweeps.ledger import DEFAULT_ROOT, Ledger
+from sweeps.ledger import Ledger
 from sweeps.progress import Progress
 from sweeps.space import SearchSpace, dump, load_space
 from sweeps.study import End, SweepStudy, create_study
@@ -57,9 +54,9 @@ def run(space_name: str, name: str | None, root: Path, console: Console) -> int:
     ledger = Ledger(name or space.name, root)
     if ledger.exists():
         raise LedgerError(
-            f"{ledger.directory}/ exists: a sweep is never overwritten. Continue it with `{_make('resume', ledger)}`, "
-            f"give it more trials with `{_make('extend', ledger)} TRIALS=+10`, or run this one under another name: "
-            f"`make sweep NAME={space_name} AS={ledger.name}2{_runs(ledger)}`."
+            f"{ledger.directory}/ exists: a sweep is never overwritten. Continue it with `{ledger.command('resume')}`, "
+            f"give it more trials with `{ledger.command('extend')} TRIALS=+10`, or run this one under another name: "
+            f"`make sweep NAME={space_name} AS={ledger.name}2{ledger.runs_variable}`."
         )
     if ledger.directory.exists():
         raise LedgerError(f"{ledger.directory} exists and holds no sweep: move it away, or choose another name with AS=….")
@@ -70,42 +67,35 @@ def run(space_name: str, name: str | None, root: Path, console: Console) -> int:
             console.print("interrupted before anything was written")
             return EXIT_INTERRUPTED
         create_ledger(ledger, space)
-        return _drive(ledger, space, console, interruption)
+        with ledger.lock():
+            return _drive(ledger, space, console, interruption)
 
 
-def _make(target: str, ledger: Ledger) -> str:
-    """The command that does `target` with this sweep."""
-    return f"make {target} NAME={ledger.name}{_runs(ledger)}"
+def resume(name: str, root: Path, console: Console, recorded: bool = False) -> int:
+    """Bring a sweep to its end: interrupted trials go on from their last checkpoints, the missing ones follow.
+
+    Args: recorded: with the space as the sweep has recorded it, whatever was edited since.
+    """
+    return go_on(Ledger(name, root).require(), console, recorded=recorded)
 
 
-def _runs(ledger: Ledger) -> str:
-    return "" if ledger.root == DEFAULT_ROOT else f" RUNS={shlex.quote(str(ledger.root))}"
+def go_on(
+    ledger: Ledger,
+    console: Console,
+    ask: Callable[[SearchSpace], SearchSpace] = lambda space: space,
+    recorded: bool = False,
+) -> int:
+    """Hold an existing sweep, `ask` it for more, and bring it to its end.
 
+    Args:
+        ask: is called with the sweep's space while nobody else holds the sweep; it returns the space to go on with.
+        recorded: see `edits.settle`.
 
-def resume(name: str, root: Path, console: Console) -> int:
-    """Bring a sweep to its end: interrupted trials go on from their last checkpoints, the missing ones follow."""
-    ledger = Ledger(name, root).require()
-    with Interruption() as interruption:
-        return _drive(ledger, ledger.space(), console, interruption)
-
-
-def extend(name: str, trials: str, root: Path, console: Console) -> int:
-    """Give a sweep more trials (`+10`: ten more; `50`: fifty in all), then bring it to its end."""
-    ledger = Ledger(name, root).require()
-    space = ledger.space()
-    now = space.search.trials
-    try:
-        target = now + int(trials) if trials.startswith("+") else int(trials)
-    except ValueError:
-        raise SweepError(f"--trials {trials!r}: expected +N for N more, or N for N in all.") from None
-    if target <= now:
-        raise SweepError(f"--trials {trials}: the sweep {name!r} has {now} trials already, and only more can be asked for.")
-    with ledger.lock():
-        space = replace(space, search=space.search.model_copy(update={"trials": target}))
-        write_atomically(ledger.space_file, dump(space))
-    console.print(f"{name}: {now} → {target} trials.")
-    with Interruption() as interruption:
-        return _drive(ledger, space, console, interruption)
+    Raises:
+        SpaceError: the search space was edited in a way that the sweep cannot take over.
+    """
+    with Interruption() as interruption, ledger.lock():
+        return _drive(ledger, ask(edits.settle(ledger, console, recorded)), console, interruption)
 
 
 def _check(space: SearchSpace, console: Console) -> None:
@@ -136,7 +126,7 @@ def create_ledger(ledger: Ledger, space: SearchSpace) -> None:
         create_study(draft, space)
         draft.storage.remove_session()
         draft.storage.engine.dispose()
-        draft.write_manifest({"name": ledger.name, "seed": space.search.seed, "sessions": []})
+        draft.write_manifest({"name": ledger.name, "seed": space.search.seed, "space": edits.begun(space), "sessions": []})
         draft.directory.rename(ledger.directory)
     except OSError as error:
         if ledger.exists():
@@ -151,40 +141,47 @@ def create_ledger(ledger: Ledger, space: SearchSpace) -> None:
 
 
 def _drive(ledger: Ledger, space: SearchSpace, console: Console, interruption: Interruption) -> int:
-    """Run what the study still lacks.
+    """Run what the study still lacks; this process holds the sweep.
 
     Raises:
         LedgerError: the ledger cannot be written (any more).
     """
-    with ledger.lock():
-        record = ledger.manifest()
-        ledger.write_manifest({**record, "sessions": [*record.get("sessions", []), manifest.session(manifest.command_line())]})
+    try:
         study = SweepStudy(ledger, space, network_size)
         if study.complete:
-            more = f"{_make('extend', ledger)} TRIALS=+10"
-            console.print(f"{ledger.name}: all {study.target} trials have ended; more: {more}", soft_wrap=True)
+            more = f"more: {ledger.command('extend')} TRIALS=+10"
+            more = "every setting of the space has been tried" if study.exhausted else more
+            console.print(f"{ledger.name}: all {study.ended.total()} trials have ended; {more}", soft_wrap=True)
             return EXIT_DONE
-        if study.interrupted:
-            console.print(f"{study.interrupted} interrupted trials go on from their last checkpoints.")
+        manifest.open_session(ledger)
         start = time.monotonic()
-        try:
-            with _ray() as cluster:
-                concurrency = resources.concurrency(space.resources, cluster)
-                console.print(
-                    f"{study.target - study.ended.total()} trials to run, {min(concurrency, study.target)} at a time, "
-                    f"with {space.resources.cpu} CPU{f' and {space.resources.gpu:g} GPU' if space.resources.gpu else ''} each"
-                )
-                end = End.INTERRUPTED if interruption.requested else _tune(study, space, console, concurrency, interruption)
-        except KeyboardInterrupt:  # the second time
-            end = End.INTERRUPTED
-        except (OSError, optuna.exceptions.StorageInternalError) as error:
-            if isinstance(error, ConnectionError):
-                raise  # Ray's, not the disk's
-            raise LedgerError(
-                f"{ledger.directory} cannot be written: {error}. Nothing that has ended is lost; once that is mended, "
-                f"go on with: {_make('resume', ledger)}"
-            ) from error
-        return _conclude(study, end, time.monotonic() - start, console)
+        end = _work(study, console, interruption)
+        manifest.close_session(ledger, "complete" if study.complete else end.value if end else "early")
+    except (OSError, optuna.exceptions.StorageInternalError) as error:
+        if isinstance(error, ConnectionError):
+            raise  # Ray's, not the disk's
+        raise LedgerError(
+            f"{ledger.directory} cannot be written: {error}. Nothing that has ended is lost; once that is mended, "
+            f"go on with: {ledger.command('resume')}"
+        ) from error
+    return _conclude(study, end, time.monotonic() - start, console)
+
+
+def _work(study: SweepStudy, console: Console, interruption: Interruption) -> End | None:
+    """Start Ray and run trials; why that stopped early, or None."""
+    space = study.space
+    if study.interrupted:
+        console.print(f"{study.interrupted} interrupted trials go on from their last checkpoints.")
+    try:
+        with _ray() as cluster:
+            concurrency = resources.concurrency(space.resources, cluster)
+            console.print(
+                f"{study.target - study.ended.total()} trials to run, {min(concurrency, study.target)} at a time, "
+                f"with {space.resources.cpu} CPU{f' and {space.resources.gpu:g} GPU' if space.resources.gpu else ''} each"
+            )
+            return End.INTERRUPTED if interruption.requested else _tune(study, space, console, concurrency, interruption)
+    except KeyboardInterrupt:  # the second time
+        return End.INTERRUPTED
 
 
 def network_size(overrides: list[str]) -> int:
@@ -273,10 +270,14 @@ def _conclude(study: SweepStudy, end: End | None, seconds: float, console: Conso
         console.print(
             f"best {study.space.objective.metric} {value:.4g}: trial {number}, {ledger.trial(number).directory}", soft_wrap=True
         )
+    if len(study.space.objectives) > 1:
+        console.print(f"Pareto front: {study.front_text}", soft_wrap=True)
+    if study.exhausted and ended.total() < study.target:
+        console.print(f"every setting of the space has been tried: of {study.target} trials no more can run", soft_wrap=True)
     if study.complete and study.best:
         return EXIT_DONE
     unfinished = len(study.running) + study.interrupted
-    go_on = f"{unfinished} unfinished trials kept their last checkpoints. Go on with: {_make('resume', ledger)}"
+    go_on = f"{unfinished} unfinished trials kept their last checkpoints. Go on with: {ledger.command('resume')}"
     if end is End.INTERRUPTED:
         console.print(f"interrupted. {go_on}", soft_wrap=True)
         return EXIT_INTERRUPTED
@@ -288,9 +289,9 @@ def _conclude(study: SweepStudy, end: End | None, seconds: float, console: Conso
         if failed := sorted(ledger.trials_directory.glob("*/error.txt")):
             number = int(failed[0].parent.name)
             console.print(
-                f"the first traceback: {failed[0]}; that trial alone: {_make('debug', ledger)} TRIAL={number}", soft_wrap=True
+                f"the first traceback: {failed[0]}; that trial alone: {ledger.command('debug')} TRIAL={number}", soft_wrap=True
             )
-        console.print(f"once it is mended: {_make('resume', ledger)}", soft_wrap=True)
+        console.print(f"once it is mended: {ledger.command('resume')}", soft_wrap=True)
     else:
         missing = "no trial came to a value" if study.complete else f"the sweep ended early. {go_on}"
         console.print(Text(missing, style="red"), soft_wrap=True)

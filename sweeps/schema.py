@@ -30,25 +30,11 @@ class Objective(_Section):
 class Search(_Section):
     """How trials are proposed."""
 
-    sampler: Literal["tpe", "random"] = Field("tpe", description="tree-structured Parzen estimator, or independent draws")
+    sampler: Literal["tpe", "random", "grid", "qmc", "gp", "cmaes", "nsgaii"] = Field("tpe", description="what proposes trials")
     trials: int = Field(20, ge=1, description="how many trials to run; those that constraints reject do not count")
     seed: int = Field(1, ge=0, lt=2**31, description="of the sampler, and of the trials' own seeds")
     start_with: list[dict[str, Any]] = Field([], description="settings to try first; what one leaves open is sampled")
-    sampler_options: dict[str, Any] = Field({}, description="options of the sampler: see SAMPLER_OPTIONS")
-
-
-SAMPLER_OPTIONS: dict[str, dict[str, type]] = {
-    "tpe": {
-        "n_startup_trials": int,
-        "n_ei_candidates": int,
-        "multivariate": bool,
-        "group": bool,
-        "constant_liar": bool,
-    },
-    "random": {},
-}
-"""The options that each sampler takes (those of Optuna's constructor that a YAML file can give and that are not
-deprecated), and their types."""
+    sampler_options: dict[str, Any] = Field({}, description="options of the sampler: see SAMPLERS")
 
 
 class GuardOptions(_Section):
@@ -62,18 +48,32 @@ class GuardOptions(_Section):
 
 
 class Stopping(_Section):
-    """When trials end before their last epoch. `grace_epochs`, `reduction_factor` and `tolerance` belong to asha, and are
-    None under fifo."""
+    """When trials end before their last epoch. An option that the scheduler does not take (`SCHEDULER_OPTIONS`) is None."""
 
-    scheduler: Literal["fifo", "asha"] = Field("asha", description="let all run, or asynchronous successive halving")
+    scheduler: Literal["fifo", "asha", "hyperband", "median", "constant"] = Field("asha", description="how trials are compared")
     grace_epochs: int | None = Field(None, ge=1, description="no trial is ranked before this epoch")
     reduction_factor: float | None = Field(None, gt=1, description="at each rung the best 1/reduction_factor go on")
     tolerance: float | None = Field(None, ge=0, description="so near to the cut a trial still goes on, in the metric's unit")
+    min_trials: int | None = Field(None, ge=1, description="no trial is judged before so many others have come as far")
+    cutoff_epochs: int | None = Field(None, ge=1, description="every trial is trained for so many epochs")
+    top_k: int | None = Field(None, ge=1, description="so many of the best are then trained to their end")
     guard: GuardOptions = Field(GuardOptions(), description="the gradient guard")
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those of the scheduler."""
+        return {name: getattr(self, name) for name in SCHEDULER_OPTIONS[self.scheduler]}
 
-ASHA_DEFAULTS: dict[str, Any] = {"grace_epochs": 2, "reduction_factor": 3.0, "tolerance": 0.0}
-"""What asha uses where a space says nothing."""
+
+_HALVING: dict[str, Any] = {"grace_epochs": 2, "reduction_factor": 3.0, "tolerance": 0.0}
+SCHEDULER_OPTIONS: dict[str, dict[str, Any]] = {
+    "fifo": {},
+    "asha": _HALVING,
+    "hyperband": _HALVING,
+    "median": {"grace_epochs": 2, "min_trials": 5},
+    "constant": {"cutoff_epochs": 1, "top_k": 3},
+}
+"""The options that each scheduler takes, with what it uses where a space says nothing."""
 
 
 class Resources(_Section):
@@ -111,7 +111,8 @@ class SearchSpace:
     description: str
     trial: tuple[str, ...]
     """Hydra overrides that every trial starts from."""
-    objective: Objective
+    objectives: tuple[Objective, ...]
+    """At least one; the first picks each trial's best epoch."""
     parameters: Mapping[str, Parameter]
     """By key, a parameter after those that its conditions name."""
     constraints: tuple[str, ...]
@@ -121,6 +122,16 @@ class SearchSpace:
     budget: Budget
     name: str = field(compare=False)
     document: Document = field(compare=False, repr=False)
+
+    @property
+    def objective(self) -> Objective:
+        """The first, which is the only one in most spaces."""
+        return self.objectives[0]
+
+    @property
+    def modes(self) -> tuple[Literal["max", "min"], ...]:
+        """Of each objective."""
+        return tuple(objective.mode for objective in self.objectives)
 
     def where(self, path: KeyPath) -> str:
         """`file:line` of a part of it."""

@@ -32,13 +32,15 @@ class StudySearcher(Searcher):
         self._study = study
         self.error: SweepError | None = None
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         try:
             proposal = self._study.propose()
         except SweepError as error:  # Tune would bury it under a traceback of its own
             self.error = error
             return Searcher.FINISHED
-        return Searcher.FINISHED if proposal is None else proposal
+        if proposal is None and not self._study.waiting:
+            return Searcher.FINISHED
+        return proposal  # None: Tune asks again
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The scheduler has heard it, with the trial's number."""
@@ -76,8 +78,12 @@ class StudyScheduler(FIFOScheduler):
         if trial.status == Trial.ERROR:
             self._study.lost(number)
         else:
-            lines = str(trial.get_error() or "no message").strip().splitlines()
-            self._study.fail(number, {"error": f"its process was lost too often: {lines[-1]}"})
+            error = trial.get_error()
+            lines = str(error or "no message").strip().splitlines()
+            # Ray's own guard of the memory: its advice comes last, what it was stands in the type or further up.
+            memory = any("OutOfMemoryError" in text for text in (type(error).__name__, *lines))
+            what = "OutOfMemoryError: " if memory else ""
+            self._study.fail(number, {"error": f"its process was lost too often: {what}{lines[-1]}"})
 
 
 class SweepStopper(Stopper):

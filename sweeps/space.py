@@ -6,7 +6,7 @@ It composes no config and runs nothing. The schema's page is search_spaces/READM
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -187,12 +187,12 @@ def dump(space: SearchSpace) -> str:
     for key, parameter in space.parameters.items():
         entries[key] = parameter.distribution.as_yaml()
         if parameter.when:
-            entries[key]["when"] = {other: _short(values) for other, values in parameter.when}
+            entries[key]["when"] = {other: _one_or_several(values) for other, values in parameter.when}
     return dump_yaml(
         {
             "description": space.description,
             "trial": list(space.trial),
-            "objective": space.objective.model_dump(),
+            "objective": _one_or_several([objective.model_dump() for objective in space.objectives]),
             "space": entries,
             "constraints": list(space.constraints),
             "search": space.search.model_dump(),
@@ -203,8 +203,8 @@ def dump(space: SearchSpace) -> str:
     )
 
 
-def _short(values: tuple[Scalar, ...]) -> Any:
-    """The values of a condition as a search space writes them: one bare, several as a list."""
+def _one_or_several(values: Sequence[Any]) -> Any:
+    """As a search space writes them: one bare, several as a list."""
     return values[0] if len(values) == 1 else list(values)
 
 

@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from sweeps.constraints import compile_constraint
-from sweeps.distributions import KINDS, Choice, Distribution, Normal, parse_distribution
+from sweeps.distributions import KINDS, Choice, Distribution, parse_distribution
 from sweeps.errors import Problem, SpaceError, suggestions
 from sweeps.hydra_overrides import Scalar, key_of, parse
 from sweeps.located_yaml import Document, KeyPath, describe
+from sweeps.sampler_options import SAMPLERS, unfit
 from sweeps.schema import (
-    ASHA_DEFAULTS,
     PLATFORM_KEYS,
-    SAMPLER_OPTIONS,
+    SCHEDULER_OPTIONS,
     Budget,
     Objective,
     Parameter,
@@ -28,6 +28,7 @@ from sweeps.schema import (
     SearchSpace,
     Stopping,
 )
+from sweeps.settings import count
 
 KEYS = ("description", "extends", "trial", "objective", "space", "constraints", "search", "stopping", "resources", "budget")
 """The top-level keys of a search space."""
@@ -63,21 +64,23 @@ class _Reader:
             self.problem(("description",), f"a sentence that says what is asked is expected, found {describe(description)}")
         trial = self.texts("trial", "a list of Hydra overrides, such as [experiment=vimh, trainer.max_epochs=20]")
         constraints = self.texts("constraints", "a list of expressions, such as [parameters <= 200_000]")
-        objective = self.objective()
+        objectives = self.objectives()
         parameters = self.parameters()
         self.check_trial(trial, parameters)
         for index, text in enumerate(constraints):
             self.attempt(("constraints", index), compile_constraint, text, tuple(self.entries))
         search = self.search(parameters)
         stopping = self.stopping()
+        if len(objectives) > 1:
+            self.several_objectives(len(objectives), search, stopping)
         resources = self.section(Resources, "resources")
         budget = self.section(Budget, "budget")
-        if self.problems or not (objective and search and stopping and resources and budget):
+        if self.problems or not (objectives and search and stopping and resources and budget):
             raise SpaceError(sorted(dict.fromkeys(self.problems), key=lambda problem: _order(problem.where)))
         return SearchSpace(
             description=str(description),
             trial=tuple(trial),
-            objective=objective,
+            objectives=tuple(objectives),
             parameters=parameters,
             constraints=tuple(constraints),
             search=search,
@@ -135,26 +138,45 @@ class _Reader:
                 self.problem((name, *detail["loc"]), f"{expected} is expected, found {describe(detail['input'])}")
             return []
 
-    def objective(self) -> Objective | None:
+    def objectives(self) -> list[Objective]:
+        """What stands under `objective`, one mapping or a list of them."""
         value = self.raw.get("objective")
-        if isinstance(value, list):
-            self.problem(("objective",), "one objective is expected, found a list: {metric: val/avg_acc, mode: max}")
-            return None
-        if value is None:
+        if value is None or value == []:
             self.problem(("objective",), "is missing: {metric: val/avg_acc, mode: max}")
-            return None
-        return self.section(Objective, "objective")
+            return []
+        entries = list(enumerate(value)) if isinstance(value, list) else [(None, value)]
+        found: list[Objective] = []
+        for index, entry in entries:
+            path: KeyPath = ("objective",) if index is None else ("objective", index)
+            objective = self.validated(Objective, entry, path)
+            if objective and objective.metric in [other.metric for other in found]:
+                self.problem(path, f"{objective.metric} is an objective already")
+            elif objective:
+                found.append(objective)
+        return found
+
+    def several_objectives(self, number: int, search: Search | None, stopping: Stopping | None) -> None:
+        """What is made for one objective only."""
+        if search and search.sampler == "cmaes":
+            able = "tpe, gp or nsgaii, or one that does not learn"
+            self.problem(("search", "sampler"), f"cmaes optimises one objective, and there are {number}: use {able}")
+        if stopping and stopping.tolerance:
+            what = f"is in one metric's unit, and there are {number} objectives, which rank by Pareto front: remove it"
+            self.problem(("stopping", "tolerance"), what)
 
     def stopping(self) -> Stopping | None:
         value = self.raw.get("stopping", {})
         if not isinstance(value, dict):
             return self.section(Stopping, "stopping")
-        if value.get("scheduler") == "fifo":
-            for key in ASHA_DEFAULTS:
-                if key in value:
-                    self.problem(("stopping", key), "has no effect under fifo: remove it, or set `scheduler: asha`")
-        else:
-            value = ASHA_DEFAULTS | value
+        scheduler = value.get("scheduler", Stopping.model_fields["scheduler"].default)
+        if isinstance(scheduler, str) and scheduler in SCHEDULER_OPTIONS:
+            taken = SCHEDULER_OPTIONS[scheduler]
+            for key in value:
+                takers = [name for name, options in SCHEDULER_OPTIONS.items() if key in options]
+                if takers and key not in taken:
+                    what = f"has no effect under {scheduler}: remove it, or choose a scheduler that takes it: "
+                    self.problem(("stopping", key), what + ", ".join(takers))
+            value = taken | value
         guard = value.get("guard")
         if isinstance(guard, dict) and guard.get("mode") == "off":
             for key in guard:
@@ -283,6 +305,8 @@ class _Reader:
         if len(search.start_with) > search.trials:
             what = f"{len(search.start_with)} settings to start with, but trials is {search.trials}"
             self.problem(("search", "start_with"), what)
+        if search.sampler == "grid" and "trials" not in self.raw["search"]:
+            search = search.model_copy(update={"trials": count(parameters) or 1})
         starts = []
         for index, start in enumerate(search.start_with):
             path = ("search", "start_with", index)
@@ -304,22 +328,15 @@ class _Reader:
         return search.model_copy(update={"start_with": starts})
 
     def sampler_options(self, search: Search, parameters: Mapping[str, Parameter]) -> None:
-        accepted = SAMPLER_OPTIONS[search.sampler]
-        path = ("search", "sampler_options")
-        for name, value in search.sampler_options.items():
-            if name not in accepted:
-                self.problem((*path, name), f"is no option of {search.sampler}. {suggestions(name, list(accepted))}")
-            elif type(value) is not accepted[name]:
-                kind = {int: "an integer", bool: "true or false"}[accepted[name]]
-                self.problem((*path, name), f"{kind} is expected, found {describe(value)}")
-            elif accepted[name] is int and value < 1:
-                self.problem((*path, name), f"at least 1 is expected, found {value}")
-        if search.sampler_options.get("multivariate") is False and search.sampler_options.get("group") is not False:
-            self.problem((*path, "multivariate"), "groups of parameters are sampled together: set `group: false` too")
-        off = {name for name in ("multivariate", "group") if search.sampler_options.get(name) is False}
-        for key, parameter in parameters.items():
-            if isinstance(parameter.distribution, Normal) and off:
-                self.problem(("space", key, "normal"), f"a normal needs {' and '.join(off)}, which sampler_options turn off")
+        model, path = SAMPLERS[search.sampler], ("search", "sampler_options")
+        unknown = [name for name in search.sampler_options if name not in model.model_fields]
+        for name in unknown:
+            accepted = suggestions(name, list(model.model_fields))
+            self.problem((*path, name), f"is no option of {search.sampler}. {accepted}")
+        options = None if unknown else self.validated(model, search.sampler_options, path)
+        if options is not None:
+            for where, what in unfit(search.sampler, options, parameters):
+                self.problem(where or ("search", "sampler"), what)
 
 
 def _explain(model: type[BaseModel], detail: dict[str, Any]) -> str:
@@ -335,6 +352,8 @@ def _explain(model: type[BaseModel], detail: dict[str, Any]) -> str:
         case "literal_error":
             accepted = [text.strip("'") for text in re.findall(r"'[^']*'", detail["ctx"]["expected"])]
             return f"found {found}. {suggestions(str(detail['input']), accepted)}"
+        case "value_error":  # the model's own words
+            return detail["msg"].removeprefix("Value error, ")
         case _:
             return f"found {found}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
 

@@ -6,29 +6,29 @@ It must not know Ray: `searcher.py` brings Tune's questions and events here, and
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from enum import Enum
-from functools import partial
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from lhtx.files import write_atomically
-from sweeps import proposals
+from sweeps import continuation, proposals
 from sweeps.errors import LedgerError
-from sweeps.ledger import History, Ledger, read_history
-from sweeps.space import SearchSpace, complete_start, overrides, suggest, violated
-from sweeps.stopping import Guard, Report, SuccessiveHalving, Verdict, objective_not_finite
+from sweeps.failures import alike, as_attribute, hopeless
+from sweeps.found import Found
+from sweeps.judges import Judges
+from sweeps.ledger import CONTINUES, RETRIES, History, Ledger, asked_again, read_history
+from sweeps.recorded import record, recorded
+from sweeps.space import SearchSpace, complete_start, suggest
+from sweeps.stopping import Verdict
 
 SHADOW = "shadow "
 """What stands before a verdict in a history that a guard in shadow mode did not act on."""
-SAME_FAILURES = 3
-"""If the first so many trials all fail for one reason, the reason is the sweep's and not theirs."""
-SAME_BREAKS = 6
-"""The same for trials that broke (not finite, dead): single settings do, whole sweeps rarely."""
+KILLED = "the driver was killed while it was being proposed"
+"""Why a trial was rejected whose setting may be proposed again."""
 
 _STATES = {
     "finished": TrialState.COMPLETE,
@@ -55,10 +55,12 @@ def create_study(ledger: Ledger, space: SearchSpace) -> optuna.Study:
     study = optuna.create_study(
         study_name=ledger.name,
         storage=ledger.storage,
-        direction="maximize" if space.objective.mode == "max" else "minimize",
+        directions=["maximize" if mode == "max" else "minimize" for mode in space.modes],
     )
     study.set_user_attr("metric", space.objective.metric)
     study.set_user_attr("mode", space.objective.mode)
+    if len(space.objectives) > 1:
+        study.set_user_attr("objectives", [objective.model_dump() for objective in space.objectives])
     for start in space.search.start_with:
         study.enqueue_trial(complete_start(space, start))
     return study
@@ -74,56 +76,52 @@ class SweepStudy:
     def __init__(self, ledger: Ledger, space: SearchSpace, network_size: proposals.NetworkSize) -> None:
         """Args: network_size: the parameter count of a composed list of overrides, for constraints that ask for it."""
         self.ledger, self.space = ledger, space
-        self._network_size = network_size
         self.study = ledger.study()
         self._storage = ledger.storage
-        mode, stopping = space.objective.mode, space.stopping
-        self._sign = 1.0 if mode == "max" else -1.0
-        self._halving = (
-            SuccessiveHalving(mode, stopping.grace_epochs, stopping.reduction_factor, stopping.tolerance)
-            if stopping.scheduler == "asha"
-            else None
-        )
-        guard = stopping.guard
-        self._guard = (
-            Guard(mode, guard.explode_factor, guard.patience, guard.min_gain, guard.min_peers) if guard.mode != "off" else None
-        )
+        self._judges = Judges(space)
+        self._proposer = proposals.Proposer(space, network_size, self.study)
         self.ended: Counter[str] = Counter()
         self.running: dict[int, int] = {}
         """Trials that have been started: number → epochs done."""
-        self.best: tuple[int, float] | None = None
         self.epochs_now = 0
         """Epochs reported to this driver, for the display."""
         self._interrupted: deque[FrozenTrial] = deque()
+        self._waiting: set[int] = set()
+        """Trials that the scheduler has suspended: in no process, and not at their end."""
         self._proposed: set[int] = set()
         self._ids: dict[int, int] = {}
-        self._best_of: dict[int, float] = {}
+        self._found = Found(space.modes)
         self._histories: dict[int, History] = {}
         self._offsets: dict[int, float] = {}
         self._seconds: dict[int, float] = {}
         self._reasons: list[tuple[str, str]] = []
         self._max_epochs: dict[int, int] = {}
-        self._news: deque[tuple[int, Verdict]] = deque()
+        self._news: deque[tuple[int, Verdict | None]] = deque()
         self._restore()
 
     def _restore(self) -> None:
         trials = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
-        self.study.sampler = proposals.make_sampler(self.space, len(trials))
         for trial in trials:
             self._ids[trial.number] = trial._trial_id
             verdict = trial.user_attrs.get("verdict")
             if trial.state == TrialState.RUNNING and "overrides" not in trial.user_attrs:
                 if verdict is None:
-                    self._end(trial.number, Verdict("rejected", "the driver was killed while it was being proposed"))
-                    if fixed := trial.system_attrs.get("fixed_params"):  # one of those to start with
-                        self.study.enqueue_trial(fixed)
-                else:
-                    self._close(trial.number, verdict["verdict"])
+                    continuation.enqueue_again(self.study, trial)
+                    self._end(trial.number, Verdict("rejected", KILLED))
+                    continue
+                self._close(trial.number, verdict["verdict"])
+            if verdict is None or verdict["reason"] != KILLED:
+                self._proposer.remember(trial.params, trial.number)
+            if trial.state == TrialState.RUNNING and "overrides" not in trial.user_attrs:
                 continue
+            if CONTINUES in trial.user_attrs:
+                self._judges.exempt(trial.number)
+            elif "overrides" in trial.user_attrs:
+                self._judges.enter(trial.number)
             self._replay(trial, verdict)
             if trial.state == TrialState.RUNNING:
                 if verdict is None:
-                    self._interrupted.append(trial)
+                    self._suspend_or_interrupt(trial)
                     continue
                 # The driver was killed between writing the verdict down and ending the trial.
                 History.open(self.ledger.trial(trial.number).history).conclude(f"{verdict['verdict']}: {verdict['reason']}")
@@ -133,48 +131,70 @@ class SweepStudy:
                     f"{self.ledger.study_file}: trial {trial.number} is {trial.state.name} without a verdict: "
                     "something else than this sweep has ended it."
                 )
+            self._judges.scheduler.end(trial.number)
             self._count(trial.number, verdict["verdict"])
+        self._asked_again = asked_again(self.study.get_trials(deepcopy=False))
+        self._end_overtaken()
+
+    def _suspend_or_interrupt(self, trial: FrozenTrial) -> None:
+        """Take up a trial that had not ended when an earlier driver was killed."""
+        if trial.number not in self._judges.scheduler.waiting:
+            self._interrupted.append(trial)
+            return
+        self._waiting.add(trial.number)
+        self._histories[trial.number] = History.open(self.ledger.trial(trial.number).history)
+        self._new_attempt(trial.number)
 
     def _replay(self, trial: FrozenTrial, verdict: Mapping[str, Any] | None) -> None:
         """Bring halving and guard up to date with what an earlier driver was told of `trial`."""
         history = {row["epoch"]: row for row in read_history(self.ledger.trial(trial.number).history)}
         max_epochs = trial.user_attrs.get("max_epochs", math.inf)
-        for epoch, value in sorted(trial.intermediate_values.items()):
+        for epoch, values in recorded(trial).items():
             row = history.get(epoch, {"verdict": "unknown"})
             if verdict is None and row["verdict"] and not row["verdict"].startswith(SHADOW):
                 return  # the driver was killed while it judged this epoch, which the trial will say again
             metrics = {name: cell for name, cell in row.items() if name != "verdict"}
-            report = Report(trial.number, epoch, max_epochs, value, metrics)
-            self._note_value(report)
-            if objective_not_finite(report):
-                return
-            if self._guard is not None:
-                self._guard.judge(report)
-            guarded = verdict is not None and verdict["verdict"] in {"broken", "spent"} and verdict["epoch"] == epoch
-            if self._halving is not None and not guarded:  # what the guard ends never reaches its rung
-                self._halving.judge(report)
+            parameters = trial.user_attrs.get("parameters", 0)
+            objectives = dict(zip(self._judges.metrics, values, strict=True))
+            report = self._judges.report(trial.number, epoch, max_epochs, parameters, {**metrics, **objectives})
+            self._found.note(report.number, report.values)
+            self._judges.replay(report, verdict)
 
     @property
     def started(self) -> int:
         """Trials that run or ran: those that constraints rejected do not count."""
-        return self.ended.total() + len(self._proposed) + len(self._interrupted)
+        return self.ended.total() + len(self._proposed) + len(self._interrupted) + len(self._waiting)
 
     @property
     def interrupted(self) -> int:
-        """Trials that an earlier driver left unfinished and that have not been started again yet."""
-        return len(self._interrupted)
+        """Trials that have a checkpoint and are in no process: those that an earlier driver left unfinished and that have not
+        been started again yet, and the suspended ones."""
+        return len(self._interrupted) + len(self._waiting)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether suspended trials will go on when those that run have come as far: then there is more to propose."""
+        return bool(self._waiting)
 
     @property
     def target(self) -> int:
-        return self.space.search.trials
+        """How many trials are to end: those of the search space, and those that retry or continue another."""
+        return self.space.search.trials + self._asked_again
 
     @property
     def complete(self) -> bool:
-        """Whether every trial that the sweep asked for has ended."""
-        return self.ended.total() >= self.target
+        """Whether every trial that the sweep asked for, or that the space has, has ended."""
+        ended = self.ended.total()
+        return ended >= self.target or (ended == self.started and self.exhausted)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no setting of the space is left to be tried."""
+        return self._proposer.exhausted
 
     def propose(self) -> dict[str, Any] | None:
-        """The next trial's assignment (`sweeps.trial.Assignment` as a message); None when the sweep has all it asked for.
+        """The next trial's assignment (`sweeps.trial.Assignment` as a message); None when the sweep has all it asked for, or
+        (`waiting`) must hear from the running trials first.
 
         Raises:
             SpaceError: the constraints refused `MAX_REJECTIONS` proposals in a row.
@@ -182,25 +202,60 @@ class SweepStudy:
         if self._interrupted:
             trial = self._interrupted.popleft()
             return self._assign(trial.number, trial.user_attrs["overrides"])
-        rejections = 0
-        while self.started < self.target and rejections < proposals.MAX_REJECTIONS and not self.hopeless:
-            trial = self.study.ask()
+        while self.started < self.target and not self.hopeless and (trial := self._proposer.ask()):
             self._ids[trial.number] = trial._trial_id
             parameters = suggest(self.space, trial)
-            try:
-                broken = violated(self.space, parameters, partial(self._network_size, overrides(self.space, parameters)))
-            except ValueError as error:  # a combination that does not compose is this trial's failure, not the sweep's
-                self._end(trial.number, Verdict("failed", f"{type(error).__name__}: {error}"))
+            refused = self._proposer.refused(parameters, again=bool({RETRIES, CONTINUES} & trial.user_attrs.keys()))
+            self._proposer.remember(parameters, trial.number)
+            if refused:
+                self._end(trial.number, refused)
                 continue
-            if broken is None:
-                chosen = proposals.assemble(self.space, parameters, trial.number)
-                trial.set_user_attr("overrides", chosen)
-                return self._assign(trial.number, chosen)
-            self._end(trial.number, Verdict("rejected", f"constraint {broken}"))
-            rejections += 1
-        if rejections < proposals.MAX_REJECTIONS:
+            if CONTINUES in trial.user_attrs:
+                if assignment := self._continue(trial):
+                    return assignment
+                continue
+            if self._proposer.note:
+                trial.set_user_attr("note", self._proposer.note)
+            chosen = proposals.assemble(self.space, parameters, trial.number)
+            trial.set_user_attr("overrides", chosen)
+            self._judges.enter(trial.number)
+            return self._assign(trial.number, chosen)
+        return self._release()
+
+    def _continue(self, trial: optuna.Trial) -> dict[str, Any] | None:
+        """Start a trial that trains another further, with all that the other has been through; None if that is damaged."""
+        try:
+            chosen, values = continuation.begin(self.ledger, self.space, trial)
+        except LedgerError as error:
+            self._end(trial.number, Verdict("failed", str(error)))
             return None
-        raise proposals.too_tight(self.space)
+        for epoch, objectives in values.items():
+            record(self._storage, trial._trial_id, epoch, objectives)
+            self._found.note(trial.number, objectives)
+        trial.set_user_attr("overrides", chosen)
+        self._judges.exempt(trial.number)
+        return self._assign(trial.number, chosen)
+
+    def _release(self) -> dict[str, Any] | None:
+        """Let the best suspended trial go on, once all others have come as far or have ended."""
+        scheduler = self._judges.scheduler
+        if not self._waiting or not self._proposed <= scheduler.released or self.hopeless:
+            return None
+        number = scheduler.waiting[0]
+        scheduler.release(number)
+        self._waiting.remove(number)
+        return self._assign(number, self._storage.get_trial_user_attrs(self._ids[number])["overrides"])
+
+    def _suspend(self, number: int) -> None:
+        """Trial `number` leaves its process, and keeps its last checkpoint."""
+        self._waiting.add(number)
+        self._proposed.discard(number)
+        for memory in (self.running, self._offsets, self._max_epochs):
+            memory.pop(number, None)
+
+    def _end_overtaken(self) -> None:
+        for number, verdict in list(self._judges.scheduler.overtaken()):
+            self._end(number, verdict)
 
     def _assign(self, number: int, chosen: list[str]) -> dict[str, Any]:
         files = self.ledger.trial(number)
@@ -219,6 +274,7 @@ class SweepStudy:
         """The process of trial `number` is gone; another attempt goes on from its last checkpoint."""
         self.running.pop(number, None)
         self._new_attempt(number)
+        self._news.append((number, None))
 
     def _new_attempt(self, number: int) -> None:
         rows = read_history(self.ledger.trial(number).history)
@@ -226,9 +282,8 @@ class SweepStudy:
         self._offsets.pop(number, None)
 
     def report(self, number: int, message: Mapping[str, Any]) -> Verdict | None:
-        """Record one epoch of trial `number`; a verdict ends the trial, and the study has been told so."""
+        """Record one epoch of trial `number`; a verdict takes it out of its process, and the study has been told so."""
         metrics, epoch = message["metrics"], message["epoch"]
-        metric = self.space.objective.metric
         trial_id = self._ids[number]
         if number not in self._offsets:
             # The first word of this attempt: an earlier one may have left epochs, and the seconds that they took.
@@ -239,32 +294,28 @@ class SweepStudy:
             self._storage.set_trial_user_attr(trial_id, "max_epochs", message["max_epochs"])
             self._max_epochs[number] = message["max_epochs"]
         seconds = self._seconds[number] = self._offsets[number] + message["seconds"]
-        if metric not in metrics:
-            reason = f"{metric} was not logged; these were: {', '.join(sorted(metrics))}"
+        if missing := self._judges.missing(metrics):
+            reason = f"{' and '.join(missing)} was not logged; these were: {', '.join(sorted(metrics))}"
             return self._end(number, Verdict("failed", reason, epoch))
-        report = Report(number, epoch, message["max_epochs"], metrics[metric], metrics)
-        self._storage.set_trial_intermediate_value(trial_id, epoch, report.value)
-        self._note_value(report)
+        report = self._judges.report(number, epoch, message["max_epochs"], message["parameters"], metrics)
+        record(self._storage, trial_id, epoch, report.values)
+        self._found.note(report.number, report.values)
         self.running[number] = epoch
         self.epochs_now += 1
 
-        verdict, shadow = self._judge(report)
-        told = verdict.as_text() if verdict else f"{SHADOW}{shadow.as_text()}" if shadow else ""
+        verdict, shadow = self._judges.judge(report)
+        suspended = verdict is not None and verdict.verdict == "waiting"
+        acted = None if suspended else verdict
+        told = acted.as_text() if acted else f"{SHADOW}{shadow.as_text()}" if shadow else ""
         self._histories[number].append(epoch, seconds, metrics, told)
         if shadow:
             self._note_shadow(trial_id, shadow)
-        return self._end(number, verdict) if verdict else None
-
-    def _judge(self, report: Report) -> tuple[Verdict | None, Verdict | None]:
-        """The verdict to act on, and the one that a guard in shadow mode would have acted on."""
-        if verdict := objective_not_finite(report):  # whatever the mode: no ranking and no sampler may see such a value
-            return verdict, None
-        shadow = None
-        if self._guard is not None and (verdict := self._guard.judge(report)):
-            if self.space.stopping.guard.mode == "act":
-                return verdict, None
-            shadow = verdict
-        return (self._halving.judge(report) if self._halving else None), shadow
+        if acted:
+            self._end(number, acted)
+        elif suspended:
+            self._suspend(number)
+        self._end_overtaken()
+        return verdict
 
     def _note_shadow(self, trial_id: int, verdict: Verdict) -> None:
         """Keep the first of each kind: later epochs only repeat it."""
@@ -274,7 +325,7 @@ class SweepStudy:
 
     def finish(self, number: int, message: Mapping[str, Any]) -> Verdict:
         """Trial `number` ran all its epochs; `message` holds its final metrics."""
-        if number not in self._best_of:
+        if number not in self._found:
             return self._end(number, Verdict("failed", "it ended without a single validation"))
         metrics = {name: value for name, value in message["metrics"].items() if math.isfinite(value)}
         self._storage.set_trial_user_attr(self._ids[number], "metrics", metrics)
@@ -293,55 +344,55 @@ class SweepStudy:
         if verdict.verdict != "rejected":
             self._storage.set_trial_user_attr(trial_id, "epochs", history.last_epoch if history else 0)
             self._storage.set_trial_user_attr(trial_id, "seconds", round(self._seconds.get(number, 0.0), 3))
-        self._storage.set_trial_user_attr(trial_id, "verdict", verdict.as_attribute())
+        self._storage.set_trial_user_attr(trial_id, "verdict", as_attribute(verdict))
         if history:
             history.conclude(verdict.as_text())
         self._close(number, verdict.verdict)
         for memory in (self.running, self._histories, self._offsets, self._seconds, self._max_epochs):
             memory.pop(number, None)
         self._proposed.discard(number)
+        self._waiting.discard(number)
+        self._judges.scheduler.end(number)
         self._count(number, verdict.verdict)
         if verdict.verdict != "rejected":
-            self._reasons.append(_alike(verdict))
+            self._reasons.append(alike(verdict))
         self._news.append((number, verdict))
         return verdict
 
-    def news(self) -> Iterator[tuple[int, Verdict]]:
-        """The trials that have ended since this was last asked, rejected ones too."""
+    def news(self) -> Iterator[tuple[int, Verdict | None]]:
+        """The trials that have ended since this was last asked, rejected ones too; with None those that have lost their process
+        and go on in another."""
         while self._news:
             yield self._news.popleft()
 
     def _close(self, number: int, kind: str) -> None:
         state = _STATES[kind]
-        value = self._best_of[number] if state == TrialState.COMPLETE else None
-        self.study.tell(number, value, state=state)
-
-    def _note_value(self, report: Report) -> None:
-        if math.isfinite(report.value):
-            better = max if self._sign > 0 else min
-            self._best_of[report.number] = better(report.value, self._best_of.get(report.number, report.value))
+        values = self._found[number] if state == TrialState.COMPLETE else None
+        self.study.tell(number, values, state=state)
 
     def _count(self, number: int, kind: str) -> None:
         if kind == "rejected":
             return
         self.ended[kind] += 1
         if kind in {"finished", "spent"}:
-            value = self._best_of[number]
-            if self.best is None or self._sign * value > self._sign * self.best[1]:
-                self.best = (number, value)
+            self._found.complete(number)
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """The trial that came to the best value of the first objective, and that value."""
+        return self._found.best
+
+    @property
+    def front(self) -> dict[int, tuple[float, ...]]:
+        """The COMPLETE trials that no other one dominates, and their values."""
+        return self._found.front
+
+    @property
+    def front_text(self) -> str:
+        """The same in words."""
+        return self._found.told(self._judges.metrics)
 
     @property
     def hopeless(self) -> str | None:
         """Why the sweep should stop: the first trials of this driver all ended for one bad reason. None while there is hope."""
-        kinds = {kind for kind, _ in self._reasons}
-        alike = {reason for _, reason in self._reasons}
-        if len(alike) != 1 or not kinds <= {"failed", "broken"}:
-            return None
-        needed = SAME_FAILURES if kinds == {"failed"} else SAME_BREAKS
-        return " ".join(self._reasons[0]) if len(self._reasons) >= needed else None
-
-
-def _alike(verdict: Verdict) -> tuple[str, str]:
-    """The verdict, and its reason without what differs from trial to trial: paths, numbers."""
-    first = verdict.reason.splitlines()[0] if verdict.reason else ""
-    return verdict.verdict, first.split(":")[0] if verdict.verdict == "broken" else re.sub(r"\S*/\S*|\d+", "…", first)
+        return hopeless(self._reasons)

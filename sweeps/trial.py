@@ -81,7 +81,8 @@ class SweepReport(Checkpoint):
         self._last = EpochReport(**state_dict) if state_dict else None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._last and not self._report(replace(self._last, seconds=0.0, repeated=True)):
+        # The last epoch may be another one than when the checkpoint was written.
+        if self._last and not self._report(replace(self._last, max_epochs=trainer.max_epochs, seconds=0.0, repeated=True)):
             raise TrialStopped
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

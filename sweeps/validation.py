@@ -9,7 +9,7 @@ import random
 import re
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
@@ -17,14 +17,17 @@ from typing import TYPE_CHECKING
 from omegaconf import OmegaConf
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from lhtx.compose import BETTER, describe
 from lhtx.errors import ConfigError, DatasetError
-from sweeps.constraints import compile_constraint
+from sweeps.constraints import SIZE, compile_constraint
 from sweeps.errors import Problem, SpaceError, suggestions
 from sweeps.hydra_overrides import Scalar, key_of
 from sweeps.located_yaml import KeyPath
-from sweeps.schema import SearchSpace
+from sweeps.sampler_options import independent
+from sweeps.schema import Objective, SearchSpace
+from sweeps.settings import count
 from sweeps.space import complete_start, overrides, sample, violated
 
 if TYPE_CHECKING:
@@ -60,6 +63,8 @@ class Validation:
     composed: int
     """How many configs were composed."""
     seconds: float
+    notes: tuple[str, ...] = ()
+    """What a reader of the space should know before running it."""
 
 
 def validate(space: SearchSpace, samples: int = 20) -> Validation:
@@ -108,7 +113,17 @@ class _Validator:
             sizes={name: Sizes(min(found), round(median(found)), max(found)) for name, found in sorted(sizes.items())},
             composed=len(self.known),
             seconds=time.monotonic() - start,
+            notes=tuple(self.notes()),
         )
+
+    def notes(self) -> Iterator[str]:
+        sampler = self.space.search.sampler
+        for key, why in independent(sampler, self.space.parameters).items():
+            yield f"{sampler} draws {key} at random, by itself: it {why}"
+        settings = count(self.space.parameters)
+        if settings is not None and settings < self.space.search.trials:
+            wanted = self.space.search.trials
+            yield f"the space holds {settings} settings, and {wanted} trials are asked for: it ends with the last setting"
 
     def stop_if_problems(self) -> None:
         if self.problems:
@@ -129,12 +144,24 @@ class _Validator:
             path: KeyPath = ("trial",) if culprit is None else ("trial", culprit)
             raise SpaceError([Problem(space.where(path), f"trial: {error}")]) from error
         max_epochs = OmegaConf.select(description.config, "trainer.max_epochs")
-        grace = space.stopping.grace_epochs
-        if grace is not None and "trainer.max_epochs" not in space.parameters and 0 <= (max_epochs or -1) <= grace:
-            self.problem(
-                ("stopping", "grace_epochs"),
-                f"is {grace}, and a trial ends after {max_epochs} epochs (trainer.max_epochs): asha would never stop one",
-            )
+        if "trainer.max_epochs" not in space.parameters:
+            self.stopping_fits(max_epochs or -1)
+
+    def stopping_fits(self, max_epochs: int) -> None:
+        """The scheduler has an epoch at which it can stop a trial of `max_epochs` (-1: without end)."""
+        stopping, name = self.space.stopping, self.space.stopping.scheduler
+        needed = {"asha": "grace_epochs", "median": "grace_epochs", "constant": "cutoff_epochs"}.get(name)
+        if name == "hyperband":
+            needed, first = "grace_epochs", (stopping.grace_epochs or 1) * (stopping.reduction_factor or 1)
+            if max_epochs < 0:
+                what = "hyperband divides a trial's epochs among its brackets: set trainer.max_epochs under `trial`"
+                self.problem(("stopping", "scheduler"), what)
+            elif first > max_epochs:
+                what = f"times reduction_factor is {first:g}, and a trial ends after {max_epochs} epochs (trainer.max_epochs)"
+                self.problem(("stopping", needed), f"{what}: hyperband would never stop one")
+        elif needed and 0 <= max_epochs <= getattr(stopping, needed):
+            what = f"is {getattr(stopping, needed)}, and a trial ends after {max_epochs} epochs (trainer.max_epochs)"
+            self.problem(("stopping", needed), f"{what}: {name} would never stop one")
 
     def composes(self, chosen: Sequence[str]) -> bool:
         try:
@@ -175,14 +202,21 @@ class _Validator:
         except (ConfigError, DatasetError) as error:
             self.problem(path, str(error))
             return None
-        metric = self.space.objective.metric
+        several = len(self.space.objectives) > 1
         rankable = [name for name in description.metrics if not name.startswith("test/")]  # those come after the last epoch
-        if metric not in rankable:
-            self.problem(("objective", "metric"), f"no trial logs {metric!r} after an epoch. {suggestions(metric, rankable)}")
-        better = next((mode for mode, names in BETTER.items() if names.search(metric)), None)
-        if better and better != self.space.objective.mode:
-            self.problem(("objective", "mode"), f"found {self.space.objective.mode!r}, but the best {metric} is its {better}")
+        for index, objective in enumerate(self.space.objectives):
+            place: KeyPath = ("objective", index) if several else ("objective",)
+            self.objective(objective, place, [*rankable, SIZE] if several and index else rankable)
         return description
+
+    def objective(self, objective: Objective, place: KeyPath, rankable: list[str]) -> None:
+        """An objective is among the metrics that a trial logs, and its mode is not the wrong one for it."""
+        metric = objective.metric
+        if metric not in rankable:
+            self.problem((*place, "metric"), f"no trial logs {metric!r} after an epoch. {suggestions(metric, rankable)}")
+        better = next((mode for mode, names in BETTER.items() if names.search(metric)), None)
+        if better and better != objective.mode:
+            self.problem((*place, "mode"), f"found {objective.mode!r}, but the best {metric} is its {better}")
 
     def drawn(self, samples: int) -> dict[str, list[int]]:
         """Compose random settings; the network sizes of those that the constraints accept, by architecture."""
@@ -265,4 +299,4 @@ def render(validation: Validation) -> RenderableType:
         column.justify = "right"
     for name, sizes in validation.sizes.items():
         table.add_row(name, f"{sizes.minimum:,}", f"{sizes.median:,}", f"{sizes.maximum:,}")
-    return Group(*lines, table)
+    return Group(*lines, *(Text(f"note: {note}", style="yellow") for note in validation.notes), table)

@@ -13,6 +13,9 @@ import pytest
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
 BOMB = """
+import time
+from pathlib import Path
+
 from lightning.pytorch.callbacks import Callback
 
 
@@ -23,12 +26,22 @@ class Bomb(Callback):
     def on_train_epoch_start(self, trainer, pl_module):
         if self.armed:
             raise RuntimeError("the bomb went off")
+
+
+class Brake(Callback):
+    def __init__(self, file):
+        self.file = Path(file)
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if self.file.exists():
+            time.sleep(1)
 """
 
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """The environment of the commands; a module `bomb` with a callback that raises where a config says so is importable."""
+    """The environment of the commands; a module `bomb` with callbacks that raise where a config says so, or
+    take a second an epoch while a file exists, is importable."""
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "bomb.py").write_text(BOMB)
     paths = [str(tmp_path / "modules"), str(PROJECT)]
@@ -76,7 +89,7 @@ def write_space(tmp_path: Path, vimh_dataset: Path) -> Callable[..., Path]:
             f"data.data_dir='{vimh_dataset}'",
             "data.generate=null",
             "data.batch_size=64",
-            "logger=none",
+            *([] if any(override.startswith("logger=") for override in overrides) else ["logger=none"]),
             *overrides,
         ]
         lines = ["description: A test's space.", "trial:", *(f'  - "{override}"' for override in trial)]

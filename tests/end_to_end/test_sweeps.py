@@ -17,6 +17,7 @@ from sweeps.ledger import Ledger, read_history
 ENDS = """
 space:
   model.optimizer.lr: {choice: [1.0e-3, 1.0e-2, 1.0e+30]}
+  data.target_width: {uniform: [0.9, 1.1]}
   callbacks.bomb.armed: [false, true]
 search:
   trials: 9
@@ -249,3 +250,76 @@ def test_debug_replays_a_trial(command, write_space, tmp_path):
     status, output = command("sweeps", "debug", "tiny", "--trial", "9", "--runs", runs)
     assert status == 2
     assert "Trial 9 of the sweep 'tiny' does not exist. Trials that ran: 0 to 1." in output
+
+
+LIFE = """
+space:
+  model.optimizer.lr: {log_uniform: [1.0e-4, 1.0e-2]}
+  callbacks.bomb.armed: [false, true]
+search:
+  trials: 3
+  sampler: random
+  start_with:
+    - {model.optimizer.lr: 1.0e-2, callbacks.bomb.armed: false}
+    - {model.optimizer.lr: 1.0e-3, callbacks.bomb.armed: true}
+    - {model.optimizer.lr: 1.0e-3, callbacks.bomb.armed: false}
+stopping: {scheduler: fifo, guard: {mode: "off"}}
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_s_whole_life(start, command, write_space, environment, tmp_path):
+    """Stopped from elsewhere, resumed, its failure retried, its winner trained further, reproduced and exported."""
+    brake = tmp_path / "brake"
+    brake.touch()
+    braked = f"+callbacks.brake={{_target_: bomb.Brake, file: '{brake}'}}"
+    space = write_space(LIFE, "trainer.max_epochs=60", BOMB, braked, "logger=tensorboard")
+    ledger = Ledger("tiny", tmp_path / "runs")
+    runs = ("--runs", ledger.root)
+    driver = start("sweeps", "run", space, *runs)
+    wait_for(lambda: any(len(rows) > 2 for rows in rows_of(ledger)))
+    watcher = start("sweeps", "status", "tiny", "--watch", *runs)
+    status, output = command("sweeps", "list", *runs)
+    assert (status, output.splitlines()[1].split()[:2]) == (0, ["tiny", "running"])
+    status, output = command("sweeps", "status", "tiny", *runs)
+    assert status == 0
+    assert f"tiny: running (process {driver.pid} on " in output
+    assert re.search(r"trial \d runs: █", output)
+    for arguments in (
+        ["retry", "tiny"],
+        ["continue", "tiny", "--trial", "0", "--epochs", "+1"],
+        ["extend", "tiny", "--trials", "9"],
+    ):
+        status, output = command("sweeps", *arguments, *runs)
+        assert (status, f"is being run by process {driver.pid}" in output) == (2, True)
+    status, output = command("sweeps", "stop", "tiny", *runs)
+    assert (status, "tiny has stopped. Go on with: make resume NAME=tiny" in output) == (0, True)
+    output, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 130, output
+    output, _ = watcher.communicate(timeout=60)
+    assert watcher.returncode == 0
+    assert "tiny: interrupted" in output
+    brake.unlink()
+
+    assert command("sweeps", "resume", "tiny", *runs)[0] == 0
+    bomb = Path(environment["PYTHONPATH"].split(os.pathsep)[0]) / "bomb.py"
+    bomb.write_text(bomb.read_text().replace("if self.armed", "if False"))
+    status, output = command("sweeps", "retry", "tiny", "--only", "error", *runs)
+    assert (status, "1 trials are run again: 1 (error)." in output) == (0, True)
+    assert "4 of 4 trials ended (3 finished" in output
+    status, output = command("sweeps", "continue", "tiny", "--trial", "0", "--epochs", "+5", *runs)
+    assert (status, "5 of 5 trials ended" in output) == (0, True)
+    trials = {trial.number: trial for trial in ledger.study().get_trials()}
+    assert [trial.state for trial in trials.values()].count(TrialState.COMPLETE) == 4
+    (further,) = [trial for trial in trials.values() if "continues" in trial.user_attrs]
+    assert [row["epoch"] for row in read_history(ledger.trial(further.number).history)] == list(range(1, 66))
+    assert {path.name for path in ledger.trial(0).directory.glob("tensorboard/events*")} < {
+        path.name for path in ledger.trial(further.number).directory.glob("tensorboard/events*")
+    }
+    # Trained in two pieces, and reproduced in one.
+    status, output = command("sweeps", "reproduce", "tiny", further.number, *runs)
+    assert (status, "over 65 epochs, to the bit" in output) == (0, True), output
+    assert command("analysis", "export", "tiny", "--root", ledger.root)[0] == 0
+    assert (ledger.export_directory / "trials.csv").read_text().count("\n") == 6
+    status, output = command("sweeps", "list", *runs)
+    assert output.splitlines()[1].split()[:3] == ["tiny", "complete", "5/5"]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from sweeps.ledger import Ledger
 from sweeps.runner import create_ledger
 from sweeps.space import SearchSpace, load_space
+from sweeps.stopping import Verdict
+from sweeps.study import SweepStudy
 
 BASE = """
 description: A test's space.
@@ -42,3 +46,44 @@ def make_ledger(make_space: Callable[..., SearchSpace], tmp_path: Path) -> Calla
         return ledger
 
     return make
+
+
+@pytest.fixture
+def report_epoch() -> Callable[..., Verdict | None]:
+    """A function: study, trial's number, epoch, objective → the verdict. What a trial's process says after one validation."""
+
+    def report(
+        study: SweepStudy, number: int, epoch: int, value: float, max_epochs: int = 3, repeated: bool = False, **metrics: float
+    ) -> Verdict | None:
+        logged = {"val/avg_acc": value, "train/loss": 1.0, **{name.replace("__", "/"): cell for name, cell in metrics.items()}}
+        message = {"epoch": epoch, "max_epochs": max_epochs, "parameters": 7, "seconds": float(epoch), "metrics": logged}
+        return study.report(number, {**message, "repeated": repeated})
+
+    return report
+
+
+@pytest.fixture
+def run_trial(report_epoch: Callable[..., Verdict | None]) -> Callable[..., int]:
+    """A function: study and the objective by epoch → the number of the next trial, which then has finished."""
+
+    def run(study: SweepStudy, values: list[float]) -> int:
+        number = study.propose()["number"]
+        study.begin(number)
+        for epoch, value in enumerate(values, start=1):
+            assert report_epoch(study, number, epoch, value, max_epochs=len(values)) is None
+        study.finish(number, {"metrics": {"test/avg_acc": 0.4}, "seconds": float(len(values))})
+        return number
+
+    return run
+
+
+@pytest.fixture
+def open_study() -> Callable[[Ledger], SweepStudy]:
+    """A function: a ledger → its study, as a driver opens it. Every network has 7 parameters."""
+    return lambda ledger: SweepStudy(ledger, ledger.space(), lambda overrides: 7)
+
+
+@pytest.fixture
+def console() -> Console:
+    """A console that is no terminal; `console.file.getvalue()` is what was printed."""
+    return Console(file=io.StringIO(), width=200, force_terminal=False, highlight=False, markup=False)

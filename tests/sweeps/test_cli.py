@@ -8,10 +8,11 @@ import re
 import sys
 
 import pytest
+from ray.exceptions import OutOfMemoryError
 from ray.tune.experiment import Trial
 from rich.console import Console
 
-from sweeps import cli, debug, manifest, resources, runner
+from sweeps import cli, debug, manifest, more, resources, runner
 from sweeps.errors import LedgerError, ResourceError, SweepError
 from sweeps.ledger import Ledger
 from sweeps.progress import Progress
@@ -73,6 +74,16 @@ def test_a_lost_trial_goes_on_and_one_lost_too_often_fails(make_ledger):
     assert ledger.study().get_trials()[0].user_attrs["verdict"]["reason"].startswith("its process was lost too often")
 
 
+def test_a_trial_that_ray_ended_for_memory_says_so(make_ledger):
+    study = SweepStudy(ledger := make_ledger(), ledger.space(), lambda overrides: 0)
+    trial = Trial("no trainable", config=study.propose(), stub=True, storage=None)
+    trial.get_error = lambda: OutOfMemoryError("Task was killed due to the node running low on memory.\nTo disable: …")
+    StudyScheduler(study).on_trial_error(None, trial)
+    verdict = ledger.study().get_trials()[0].user_attrs["verdict"]
+    assert verdict["reason"].startswith("its process was lost too often: OutOfMemoryError: ")
+    assert verdict["failure"] == "oom"
+
+
 def test_a_ledger_is_there_whole_or_not_at_all(make_space, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "create_study", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -87,7 +98,7 @@ def test_a_ledger_is_there_whole_or_not_at_all(make_space, tmp_path, monkeypatch
 def test_extend_asks_for_more(make_ledger, trials, message):
     ledger = make_ledger()
     with pytest.raises(SweepError, match=re.escape(message)):
-        runner.extend("test", trials, ledger.root, Console())
+        more.extend("test", trials, None, ledger.root, Console())
     assert ledger.space().search.trials == 20
 
 
@@ -97,12 +108,12 @@ def test_debug_names_the_trials_that_there_are(make_ledger):
     ran = [study.propose()["number"] for _ in range(8)]
     rejected = next(number for number in range(max(ran)) if number not in ran)
     with pytest.raises(SweepError, match=f"Trial {rejected} of the sweep 'test' was never run"):
-        debug.recorded_overrides(ledger, rejected)
+        debug.recorded_trial(ledger, rejected)
     with pytest.raises(
         SweepError, match=f"Trial 99 of the sweep 'test' does not exist. Trials that ran: {ran[0]} to {ran[-1]}"
     ):
-        debug.recorded_overrides(ledger, 99)
-    assert debug.recorded_overrides(ledger, ran[0])[0] == "experiment=vimh"
+        debug.recorded_trial(ledger, 99)
+    assert debug.recorded_trial(ledger, ran[0]).user_attrs["overrides"][0] == "experiment=vimh"
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -139,6 +150,9 @@ def test_a_manifest_tells_where_a_sweep_came_from():
     assert session["command"] == "python -m sweeps run 'two words'"
     assert session["versions"]["torch"].startswith("2.13.0")
     assert session["machine"]["cpus"] >= 1
+    assert session["machine"]["memory_gib"] > 0.1
+    assert session["machine"]["processor"]
+    assert isinstance(session["machine"]["gpus"], list)
     assert len(session["code"]["lock_sha256"]) == 64
     assert json.loads(json.dumps(session)) == session
 
@@ -160,6 +174,17 @@ def test_without_a_terminal_each_end_is_a_line(make_ledger):
     assert first.startswith("[1/4] trial 0 finished: ran all its 1 epochs · best val/avg_acc 0.25 (trial 0) · ")
     assert first.endswith(" left")
     assert second.startswith("[2/4] trial 1 failed: ValueError: [red]no[/] · best")
+
+
+def test_a_trial_that_has_lost_its_process_is_a_line(make_ledger, console):
+    ledger = make_ledger("search: {trials: 4}\nstopping: {scheduler: fifo}\n")
+    study = SweepStudy(ledger, ledger.space(), lambda overrides: 0)
+    study.propose()
+    study.begin(0)
+    study.lost(0)
+    with Progress(study, console, concurrency=1) as progress:
+        progress.update()
+    assert console.file.getvalue() == "trial 0 lost its process: it goes on from its last checkpoint in another\n"
 
 
 def test_in_a_terminal_a_panel_counts_and_only_failures_are_lines(make_ledger):

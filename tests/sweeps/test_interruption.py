@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from sweeps.interruption import Interruption
+from sweeps.interruption import STOP, Interruption
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -19,3 +19,13 @@ def test_the_first_is_noted_and_the_second_raises(number, capfd):
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
+
+
+def test_what_stop_sends_only_ever_asks_and_a_signal_after_it_ends_at_once(capfd):
+    with Interruption() as interruption:
+        for _ in range(3):
+            os.kill(os.getpid(), STOP)
+        assert interruption.requested
+        assert capfd.readouterr().err.count("running epochs come to their end first") == 1
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)

@@ -10,6 +10,7 @@ from optuna.storages import RDBStorage
 from sweeps import ledger as ledger_module
 from sweeps import study as study_module
 from sweeps.ledger import History, Ledger, read_history
+from sweeps.recorded import recorded
 from sweeps.runner import create_ledger
 from sweeps.space import load_space
 from sweeps.study import SweepStudy
@@ -17,12 +18,23 @@ from sweeps.study import SweepStudy
 SPACE = """
 description: A test's space.
 trial: [experiment=vimh]
-objective: {metric: val/avg_acc, mode: max}
+objective: OBJECTIVE
 space:
   model.optimizer.lr: {log_uniform: [1.0e-4, 1.0e-1]}
 search: {trials: 5, seed: 3, sampler: random, start_with: [{model.optimizer.lr: 0.01}, {model.optimizer.lr: 0.02}]}
-stopping: {scheduler: asha, grace_epochs: 1, reduction_factor: 2, guard: {mode: act, patience: 2, min_gain: 0.01}}
+stopping: {SCHEDULER, guard: {mode: act, patience: 2, min_gain: 0.01}}
 """
+ENDS = {
+    "scheduler: asha, grace_epochs: 1, reduction_factor: 2": ["finished", "outranked", "spent", "finished", "outranked"],
+    "scheduler: hyperband, grace_epochs: 1, reduction_factor: 2": ["finished", "finished", "spent", "finished", "outranked"],
+    "scheduler: median, grace_epochs: 1, min_trials: 2": ["finished", "finished", "spent", "finished", "outranked"],
+    # The third is among the best two, until the fourth comes; then the best two go on.
+    "scheduler: constant, cutoff_epochs: 1, top_k: 2": ["outranked", "outranked", "spent", "finished", "outranked"],
+}
+"""How the trials below end under each scheduler."""
+ONE, TWO = "{metric: val/avg_acc, mode: max}", "[{metric: val/avg_acc, mode: max}, {metric: parameters, mode: min}]"
+CASES = [*((scheduler, ONE) for scheduler in ENDS), (next(iter(ENDS)), TWO)]
+STATES = {"finished": "COMPLETE", "spent": "COMPLETE", "outranked": "PRUNED"}
 EPOCHS = 4
 COURSES = [  # each trial's objective by epoch, and whether its gradient is noise
     ([0.5, 0.6, 0.7, 0.8], False),
@@ -69,10 +81,10 @@ class Fuse:
         monkeypatch.setattr(owner, name, write)
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}, {1 + (case[1] == TWO)} objectives")
+def template(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Ledger:
     directory = tmp_path_factory.mktemp("template")
-    (directory / "fault.yaml").write_text(SPACE)
+    (directory / "fault.yaml").write_text(SPACE.replace("SCHEDULER", request.param[0]).replace("OBJECTIVE", request.param[1]))
     ledger = Ledger("fault", directory / "runs")
     create_ledger(ledger, load_space(directory / "fault.yaml"))
     return ledger
@@ -131,7 +143,7 @@ def outcome(ledger: Ledger) -> list[tuple]:
             for row in read_history(ledger.trial(trial.number).history)
         ]
         notes = {name: trial.user_attrs.get(name) for name in ("verdict", "epochs", "metrics", "parameters")}
-        found.append((trial.state.name, trial.value, trial.intermediate_values, notes, history))
+        found.append((trial.state.name, trial.values, recorded(trial), notes, history))
     return found
 
 
@@ -149,15 +161,10 @@ def uninterrupted(fresh, fuse: Fuse) -> tuple[list[tuple], int]:
     return outcome(ledger), fuse.count
 
 
-def check(fresh, fuse: Fuse, points: slice) -> None:
+def check(fresh, fuse: Fuse, points: slice, ends: list[str]) -> None:
     expected, writes = uninterrupted(fresh, fuse)
-    assert [(state, notes["verdict"]["verdict"]) for state, _, _, notes, _ in expected] == [
-        ("COMPLETE", "finished"),
-        ("PRUNED", "outranked"),
-        ("COMPLETE", "spent"),
-        ("COMPLETE", "finished"),
-        ("PRUNED", "outranked"),
-    ]
+    found = [(state, notes["verdict"]["verdict"]) for state, _, _, notes, _ in expected]
+    assert found == [(STATES[end], end) for end in ends]
     for limit in range(1, writes + 1)[points]:
         ledger, checkpoints = fresh(f"killed{limit}"), {}
         fuse.count, fuse.limit, fuse.armed = 0, limit, True
@@ -169,10 +176,16 @@ def check(fresh, fuse: Fuse, points: slice) -> None:
         assert {0.01, 0.02} <= set(rates), f"killed before write {limit}: a trial to start with was lost"
 
 
-def test_a_kill_before_some_writes(fresh, fuse):
-    check(fresh, fuse, slice(3, None, 7))
+@pytest.fixture
+def ends(request: pytest.FixtureRequest) -> list[str]:
+    return ENDS[request.node.callspec.params["template"][0]]
+
+
+def test_a_kill_before_some_writes(fresh, fuse, ends):
+    check(fresh, fuse, slice(3, None, 31), ends)
 
 
 @pytest.mark.slow
-def test_a_kill_before_any_write(fresh, fuse):
-    check(fresh, fuse, slice(None))
+@pytest.mark.parametrize("part", range(6))
+def test_a_kill_before_any_write(fresh, fuse, ends, part):
+    check(fresh, fuse, slice(part, None, 6), ends)

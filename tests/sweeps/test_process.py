@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from lhtx.checkpoints import load_checkpoint
+from sweeps.continuation import copy
+from sweeps.ledger import TrialFiles
 from sweeps.process import ServerLost, TrialProcess
 
 
@@ -111,6 +114,26 @@ def test_a_trial_that_is_told_to_stop_leaves_its_checkpoint_and_goes_on_from_it(
     assert json.dumps(last["metrics"]) == json.dumps(uninterrupted["metrics"])
 
 
+def test_a_finished_trial_that_is_trained_further_is_as_if_it_had_never_stopped(process, assignment):
+    short, longer, straight = assignment("short", epochs=2), assignment("longer", epochs=4), assignment("straight", epochs=4)
+    process.start(short)
+    assert messages_until_the_end(process)[-1]["kind"] == "finished"
+    Path(longer["directory"]).rmdir()
+    assert copy(*(TrialFiles(Path(each["directory"])) for each in (short, longer))) == 2
+    process.start(longer)
+    *reports, last = messages_until_the_end(process)
+    assert [(report["epoch"], report["max_epochs"], report["repeated"]) for report in reports] == [
+        (2, 4, True),
+        (3, 4, False),
+        (4, 4, False),
+    ]
+    process.start(straight)
+    *_, uninterrupted = messages_until_the_end(process)
+    assert json.dumps(last["metrics"]) == json.dumps(uninterrupted["metrics"])  # the test of the best checkpoint among them
+    best = load_checkpoint(TrialFiles(Path(longer["directory"])).checkpoints / "best.ckpt")
+    assert best["epoch"] == load_checkpoint(TrialFiles(Path(straight["directory"])).checkpoints / "best.ckpt")["epoch"]
+
+
 def test_a_trial_that_raises_fails_with_its_traceback_and_the_next_one_runs(process, assignment):
     message = assignment("raises", "trainer.max_epochs=-7")
     process.start(message)
@@ -128,7 +151,7 @@ def test_a_trial_that_is_killed_says_so_and_the_next_one_runs(process, assignmen
     os.kill(process._child, signal.SIGKILL)
     assert messages_until_the_end(process)[-1] == {
         "kind": "failed",
-        "error": "killed by SIGKILL: by hand, or by the system when memory ran out",
+        "error": "killed by SIGKILL: by hand, as memory did not run out",
     }
     process.start(assignment("next", epochs=1))
     assert messages_until_the_end(process)[-1]["kind"] == "finished"

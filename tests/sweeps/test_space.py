@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 from sweeps.errors import SpaceError
 from sweeps.hydra_overrides import override
 from sweeps.located_yaml import Document
-from sweeps.proposals import make_sampler
-from sweeps.schema import SAMPLER_OPTIONS
+from sweeps.samplers import make_sampler
 from sweeps.space import (
     SearchSpace,
     complete_start,
@@ -360,15 +359,3 @@ class TestNames:
     def test_an_empty_directory_says_so(self, tmp_path: Path) -> None:
         with pytest.raises(SpaceError, match="holds none"):
             load_space("quickstart", tmp_path)
-
-
-def test_sampler_options_are_those_of_optuna() -> None:
-    """Each is accepted by the constructor, and none of them is deprecated."""
-    import inspect
-    import warnings
-
-    accepted = inspect.signature(optuna.samplers.TPESampler.__init__).parameters
-    assert set(SAMPLER_OPTIONS["tpe"]) <= set(accepted)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", FutureWarning)
-        optuna.samplers.TPESampler(n_startup_trials=5, n_ei_candidates=12, multivariate=False, group=False, constant_liar=False)

@@ -88,8 +88,8 @@ def test_list_options_are_text_in_the_study_and_lists_in_the_config() -> None:
 
 
 def test_power_of_two_holds_the_value_not_the_exponent() -> None:
-    assert PowerOfTwo.parse([32, 512]).values == [32, 64, 128, 256, 512]
-    assert PowerOfTwo.parse([1, 4]).values == [1, 2, 4]
+    assert PowerOfTwo.parse([32, 512]).values() == [32, 64, 128, 256, 512]
+    assert PowerOfTwo.parse([1, 4]).values() == [1, 2, 4]
 
 
 def test_a_step_reaches_both_ends() -> None:

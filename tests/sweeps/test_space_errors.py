@@ -42,14 +42,25 @@ ADDED = {
     "a bool for an integer": ("resources: {cpu: true}", "8: resources.cpu: found true: input should be a valid integer"),
     "out of bounds": ("search: {trials: 0}", "8: search.trials: found 0: input should be greater than or equal to 1"),
     "not finite": ("budget: {hours: .inf}", "8: budget.hours: found inf: input should be a finite number"),
-    "unknown option": ("search: {sampler: tpee}", "8: search.sampler: found 'tpee'. Did you mean tpe? Accepted: tpe, random."),
+    "unknown option": (
+        "search: {sampler: tpee}",
+        "8: search.sampler: found 'tpee'. Did you mean tpe? Accepted: tpe, random, grid",
+    ),
     "scheduler": (
         "stopping: {scheduler: asah}",
-        "8: stopping.scheduler: found 'asah'. Did you mean asha? Accepted: fifo, asha.",
+        "8: stopping.scheduler: found 'asah'. Did you mean asha? Accepted: fifo, asha, hyperband, median, constant.",
     ),
     "asha's option under fifo": (
         "stopping:\n  scheduler: fifo\n  grace_epochs: 3",
-        "10: stopping.grace_epochs: has no effect under fifo: remove it, or set `scheduler: asha`",
+        "10: stopping.grace_epochs: has no effect under fifo: remove it, or choose a scheduler that takes it: asha, hyperband",
+    ),
+    "asha's option under median": (
+        "stopping: {scheduler: median, tolerance: 1}",
+        "8: stopping.tolerance: has no effect under median: remove it, or choose a scheduler that takes it: asha, hyperband",
+    ),
+    "no trial to go on": (
+        "stopping: {scheduler: constant, top_k: 0}",
+        "8: stopping.top_k: found 0: input should be greater than or equal to 1",
     ),
     "option of a guard that is off": (
         "stopping: {guard: {mode: off, patience: 3}}",
@@ -146,11 +157,23 @@ ADDED = {
     ),
     "sampler option of another type": (
         "search: {sampler_options: {n_startup_trials: 2.5}}",
-        "8: search.sampler_options.n_startup_trials: an integer is expected, found 2.5",
+        "8: search.sampler_options.n_startup_trials: found 2.5: input should be a valid integer",
     ),
     "groups without multivariate": (
         "search: {sampler_options: {multivariate: false}}",
-        "8: search.sampler_options.multivariate: groups of parameters are sampled together: set `group: false` too",
+        "8: search.sampler_options: groups of parameters are sampled together: set `group: false` too",
+    ),
+    "two variants of CMA-ES": (
+        "search: {sampler: cmaes, sampler_options: {lr_adapt: true, with_margin: true}}",
+        "8: search.sampler_options: only one of use_separable_cma, with_margin and lr_adapt can be on, found with_margin",
+    ),
+    "a sequence that there is not": (
+        "search: {sampler: qmc, sampler_options: {qmc_type: sobel}}",
+        "8: search.sampler_options.qmc_type: found 'sobel'. Did you mean sobol? Accepted: sobol, halton.",
+    ),
+    "grid over a continuous range": (
+        "search: {sampler: grid}",
+        "6: space.lr: is continuous, and grid lists every value: give it a step, or choose among a few",
     ),
     "normal without groups": (
         "  x: {normal: [0, 1]}\nsearch: {sampler_options: {group: false}}",
@@ -177,10 +200,16 @@ REPLACED = {
         "mode: maximum",
         ":3: objective.mode: found 'maximum'. Did you mean max? Accepted: max, min.",
     ),
-    "several objectives": (
+    "no objective among several": ("{metric: val/avg_acc, mode: max}", "[]", ":3: objective: is missing: {metric: val/avg_acc"),
+    "the same objective twice": (
         "{metric: val/avg_acc, mode: max}",
-        "[{metric: val/avg_acc, mode: max}]",
-        ":3: objective: one objective is expected, found a list",
+        "[{metric: a, mode: max}, {metric: a, mode: min}]",
+        ":3: objective.1: a is an objective already",
+    ),
+    "misspelt mode of the second": (
+        "{metric: val/avg_acc, mode: max}",
+        "[{metric: a, mode: max}, {metric: b, mode: mim}]",
+        ":3: objective.1.mode: found 'mim'. Did you mean min? Accepted: max, min.",
     ),
     "override that is none": ("experiment=vimh", "experiment", ":2: trial.0: the override 'experiment' cannot be read"),
     "override that is a sweep": ("experiment=vimh", "'a=1,2'", ":2: trial.0: the override 'a=1,2' lists several values"),
@@ -210,6 +239,25 @@ def test_one_replaced_part_is_the_one_problem(make_space: Callable[..., SearchSp
     assert str(refused.value).startswith(f"{tmp_path / 'test.yaml'}{expected}")
 
 
+TWO = HEAD.replace("{metric: val/avg_acc, mode: max}", "[{metric: val/avg_acc, mode: max}, {metric: parameters, mode: min}]")
+
+
+@pytest.mark.parametrize(
+    ("added", "expected"),
+    [
+        (
+            "search: {sampler: cmaes}",
+            "8: search.sampler: cmaes optimises one objective, and there are 2: use tpe, gp or nsgaii",
+        ),
+        ("stopping: {tolerance: 0.1}", "8: stopping.tolerance: is in one metric's unit, and there are 2 objectives"),
+    ],
+)
+def test_what_is_made_for_one_objective(make_space: Callable[..., SearchSpace], added: str, expected: str) -> None:
+    with pytest.raises(SpaceError, match=expected):
+        make_space(TWO + added, base=False)
+    assert len(make_space(TWO, base=False).objectives) == 2
+
+
 def test_the_space_without_a_fault_is_accepted(make_space: Callable[..., SearchSpace]) -> None:
     assert list(make_space(HEAD, base=False).parameters) == ["model", "lr", "size"]
 
@@ -220,7 +268,7 @@ def test_an_empty_space(make_space: Callable[..., SearchSpace]) -> None:
 
 
 def test_every_problem_is_shown_in_the_order_of_lines(make_space: Callable[..., SearchSpace]) -> None:
-    text = HEAD + "  x: {int: [2, 1]}\n  y: 3\nsearch: {trials: 0, sampler: grid}\nbudgt: {}\n"
+    text = HEAD + "  x: {int: [2, 1]}\n  y: 3\nsearch: {trials: 0, sampler: gird}\nbudgt: {}\n"
     with pytest.raises(SpaceError) as refused:
         make_space(text, base=False)
     lines = [int(problem.where.rpartition(":")[2]) for problem in refused.value.problems]

@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeps.stopping import Guard, Report, SuccessiveHalving, Verdict, objective_not_finite
+from sweeps.stopping import (
+    ConstantCutoff,
+    Guard,
+    Hyperband,
+    MedianRule,
+    Report,
+    SuccessiveHalving,
+    Verdict,
+    objective_not_finite,
+)
+from sweeps.stopping.hyperband import rota
+from sweeps.stopping.pareto import crowding, dominates, fronts, ranked
 
 
 def report(number, epoch, value, max_epochs=100, **metrics):
@@ -14,12 +25,12 @@ def report(number, epoch, value, max_epochs=100, **metrics):
 
 
 def test_rungs_lie_at_powers_of_the_reduction_factor():
-    halving = SuccessiveHalving("max", grace_epochs=2, reduction_factor=3)
+    halving = SuccessiveHalving(("max",), grace_epochs=2, reduction_factor=3)
     assert [halving.rung(epoch) for epoch in (1, 2, 5, 6, 17, 18, 53, 54)] == [None, 2, 2, 6, 6, 18, 18, 54]
 
 
 def test_the_cut_keeps_the_best_third():
-    halving = SuccessiveHalving("max", grace_epochs=1, reduction_factor=3)
+    halving = SuccessiveHalving(("max",), grace_epochs=1, reduction_factor=3)
     values = [0.5, 0.6, 0.4, 0.7, 0.65, 0.1]
     verdicts = [halving.judge(report(number, 1, value)) for number, value in enumerate(values)]
     # 0.5 comes first and stays; 0.6 beats it; 0.4 is third of three; 0.7 leads; 0.65 is second of five (one is kept); …
@@ -30,29 +41,29 @@ def test_the_cut_keeps_the_best_third():
 
 
 def test_ties_within_the_tolerance_are_kept():
-    exact = SuccessiveHalving("max", 1, 2)
+    exact = SuccessiveHalving(("max",), 1, 2)
     assert exact.judge(report(0, 1, 0.5)) is None
     assert exact.judge(report(1, 1, 0.5)) is None
     assert exact.judge(report(2, 1, 0.49)) is not None
-    tolerant = SuccessiveHalving("max", 1, 2, tolerance=0.02)
+    tolerant = SuccessiveHalving(("max",), 1, 2, tolerance=0.02)
     tolerant.judge(report(0, 1, 0.5))
     assert tolerant.judge(report(1, 1, 0.49)) is None
 
 
 def test_a_trial_at_its_last_epoch_is_finished_not_outranked():
-    halving = SuccessiveHalving("max", 1, 2)
+    halving = SuccessiveHalving(("max",), 1, 2)
     halving.judge(report(0, 4, 0.9, max_epochs=4))
     assert halving.judge(report(1, 4, 0.1, max_epochs=4)) is None
 
 
 def test_a_trial_without_a_last_epoch_is_ranked():
-    halving = SuccessiveHalving("max", 1, 2)
+    halving = SuccessiveHalving(("max",), 1, 2)
     halving.judge(report(0, 1, 0.9, max_epochs=-1))
     assert halving.judge(report(1, 1, 0.1, max_epochs=-1)).verdict == "outranked"
 
 
 def test_halving_ranks_by_the_best_value_so_far_and_judges_a_rung_once():
-    halving = SuccessiveHalving("min", 2, 2)
+    halving = SuccessiveHalving(("min",), 2, 2)
     halving.judge(report(0, 1, 0.1))
     halving.judge(report(0, 2, 5.0))
     outranked = halving.judge(report(1, 2, 0.2))
@@ -63,7 +74,7 @@ def test_halving_ranks_by_the_best_value_so_far_and_judges_a_rung_once():
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=40), st.integers(2, 5))
 def test_min_of_the_negated_values_is_max(values, factor):
-    highest, lowest = SuccessiveHalving("max", 1, factor), SuccessiveHalving("min", 1, factor)
+    highest, lowest = SuccessiveHalving(("max",), 1, factor), SuccessiveHalving(("min",), 1, factor)
     kept = [highest.judge(report(number, 1, value)) is None for number, value in enumerate(values)]
     assert kept == [lowest.judge(report(number, 1, -value)) is None for number, value in enumerate(values)]
     # Whoever is the best so far is never stopped.
@@ -145,3 +156,98 @@ def test_epochs_told_again_after_a_resume_change_no_verdict():
 def test_an_attribute_is_json_even_for_numbers_that_are_not():
     attribute = Verdict("broken", "why", 1, {"objective": math.nan, "cut": 0.5}).as_attribute()
     assert attribute == {"verdict": "broken", "reason": "why", "epoch": 1, "numbers": {"objective": "nan", "cut": 0.5}}
+
+
+def test_brackets_come_as_often_as_the_paper_says():
+    turns = rota(4, 3)  # R = 81, η = 3: the table of Li et al. 2018
+    assert {bracket: turns.count(bracket) for bracket in set(turns)} == {4: 81, 3: 34, 2: 15, 1: 8, 0: 5}
+    assert turns[:6] == (4, 3, 4, 2, 4, 3)  # spread, not in blocks: every beginning is a fair mixture
+    assert rota(0, 3) == (0,)
+
+
+def test_a_bracket_ranks_as_often_as_its_number_says_and_bracket_0_never():
+    hyperband = Hyperband(("max",), grace_epochs=1, reduction_factor=3)
+    assert [hyperband.rung(2, epoch, 9) for epoch in (1, 2, 3, 8)] == [1, 1, 3, 3]
+    assert [hyperband.rung(1, epoch, 9) for epoch in (1, 2, 3, 8)] == [None, None, 3, 3]
+    assert [hyperband.rung(0, epoch, 9) for epoch in (1, 3, 9)] == [None] * 3
+    assert [hyperband.bracket(place, 9) for place in range(4)] == list(rota(2, 3)[:4])
+    assert hyperband.bracket(0, 2) == 0  # too short for a rung
+
+
+def test_hyperband_ranks_a_trial_only_within_its_bracket():
+    hyperband = Hyperband(("max",), grace_epochs=1, reduction_factor=3)
+    early = [place for place in range(19) if hyperband.bracket(place, 9) == 2]
+    late = next(place for place in range(19) if hyperband.bracket(place, 9) == 1)
+    for place in early[:3]:
+        hyperband.judge(report(place, 1, 0.5 + place / 100, max_epochs=9))
+    assert hyperband.judge(report(early[3], 1, 0.1, max_epochs=9)).numbers["reached"] == 4
+    assert hyperband.judge(report(late, 3, 0.1, max_epochs=9)) is None
+
+
+def test_worse_than_the_median_of_running_means_ends_a_trial():
+    rule = MedianRule(("max",), grace_epochs=2, min_trials=3)
+    for number, values in enumerate([(0.2, 0.4), (0.4, 0.6), (0.6, 0.8)]):  # means 0.3, 0.5, 0.7
+        for epoch, value in enumerate(values, start=1):
+            assert rule.judge(report(number, epoch, value)) is None
+    assert rule.judge(report(3, 1, 0.0)) is None  # before the grace is over
+    verdict = rule.judge(report(3, 2, 0.49))
+    assert verdict.numbers == {"value": 0.49, "median": 0.5, "others": 3}
+    assert verdict.reason == "0.49 after 2 epochs is worse than 0.5, the median of the running means of 3 other trials"
+    assert rule.judge(report(4, 1, 0.5)) is None
+    assert rule.judge(report(4, 2, 0.0)) is None  # its best value counts, and equals are not worse
+    assert rule.judge(report(5, 3, 0.0)) is None  # nobody has come so far
+
+
+def test_the_cutoff_keeps_the_best_of_all():
+    constant = ConstantCutoff(("min",), cutoff_epochs=2, top_k=2)
+    assert constant.judge(report(0, 1, 0.9)) is None
+    told = [constant.judge(report(number, 2, value)).verdict for number, value in enumerate([0.5, 0.4, 0.6, 0.3])]
+    assert told == ["waiting", "waiting", "outranked", "waiting"]
+    constant.end(2)
+    [(number, verdict)] = constant.overtaken()
+    assert (number, verdict.numbers) == (0, {"value": 0.5, "cut": 0.4, "reached": 4, "kept": 2})
+    constant.end(number)
+    assert constant.waiting == [3, 1]
+    constant.release(3)
+    assert (constant.waiting, constant.released) == ([1], {3})
+    assert constant.judge(report(3, 2, 0.3)) is None
+    with pytest.raises(ValueError, match="trial 3 is not suspended"):
+        SuccessiveHalving(("max",), 1, 3).release(3)
+
+
+SCORES = st.dictionaries(st.integers(0, 30), st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=15)
+
+
+@given(SCORES)
+def test_fronts_are_what_is_left_undominated(scores):
+    left = dict(scores)
+    for front in fronts(scores):
+        undominated = {one for one in left if not any(dominates(left[other], left[one]) for other in left)}
+        assert set(front) == undominated
+        left = {number: score for number, score in left.items() if number not in undominated}
+    assert not left
+
+
+@given(SCORES)
+def test_nobody_ranks_behind_one_that_it_dominates(scores):
+    order = [number for equals in ranked(scores) for number in equals]
+    assert sorted(order) == sorted(scores)
+    for one in scores:
+        for other in scores:
+            if dominates(scores[one], scores[other]):
+                assert order.index(one) < order.index(other)
+
+
+def test_crowding_measures_the_gap_between_neighbours():
+    scores = {0: (0, 4), 1: (1, 3), 2: (3, 1), 3: (4, 0)}
+    assert crowding(scores, [0, 1, 2, 3]) == {0: math.inf, 1: 1.5, 2: 1.5, 3: math.inf}
+    assert ranked({number: (float(value),) for number, value in enumerate([1, 3, 2, 3])}) == [[1, 3], [2], [0]]
+
+
+def test_with_two_objectives_halving_keeps_the_front():
+    halving = SuccessiveHalving(("max", "min"), 1, 2)
+    for number, values in enumerate([(0.5, 5.0), (0.9, 9.0)]):
+        assert halving.judge(Report(number, 1, 9, values[0], {}, values[1:])) is None
+    dominated = halving.judge(Report(2, 1, 9, 0.4, {}, (9.5,)))
+    assert dominated.reason == "3 of 3 at the rung of 1 epochs, where 1 go on: 0.4 / 9.5 against a cut of 0.5 / 5"
+    assert halving.judge(Report(3, 1, 9, 0.1, {}, (1.0,))) is None

@@ -217,6 +217,25 @@ def test_a_grace_that_outlasts_the_trial(make: Callable[..., SearchSpace]) -> No
     assert validate(make("  seed: [1, 2]\nstopping: {grace_epochs: 3}"), samples=1).parameters == 1
 
 
+@pytest.mark.parametrize(
+    ("stopping", "message"),
+    [
+        ("scheduler: median, grace_epochs: 9", "grace_epochs: is 9, and a trial ends after 4 epochs .*: median would never"),
+        ("scheduler: constant, cutoff_epochs: 4", "cutoff_epochs: is 4, and a trial ends after 4 epochs .*: constant would"),
+        ("scheduler: hyperband", "grace_epochs: times reduction_factor is 6, and a trial ends after 4 epochs .*: hyperband"),
+    ],
+)
+def test_a_scheduler_that_would_never_stop_a_trial(make: Callable[..., SearchSpace], stopping: str, message: str) -> None:
+    with pytest.raises(SpaceError, match=f"test.yaml:10: stopping.{message}"):
+        validate(make(f"  seed: [1, 2]\nstopping: {{{stopping}}}"))
+
+
+def test_hyperband_needs_a_number_of_epochs(make: Callable[..., SearchSpace]) -> None:
+    endless = make("  seed: [1, 2]\nstopping: {scheduler: hyperband}", "max_epochs=4", "max_epochs=-1")
+    with pytest.raises(SpaceError, match=r"test.yaml:10: stopping.scheduler: hyperband divides a trial's epochs"):
+        validate(endless)
+
+
 @pytest.mark.parametrize("constraint", ["seed > 2", "parameters < 10"])
 def test_constraints_that_leave_nothing(make: Callable[..., SearchSpace], constraint: str) -> None:
     with pytest.raises(SpaceError, match=rf"test.yaml:10: constraints: all of \d+ draws are rejected by {constraint}"):
@@ -276,3 +295,16 @@ def test_the_wrong_end_of_the_objective_is_refused(make_space, vimh_dataset) -> 
     )
     with pytest.raises(SpaceError, match=r"test\.yaml:3: objective\.mode: found 'max', but the best val/loss is its min"):
         validate(space, samples=1)
+
+
+def test_what_a_sampler_does_not_search_is_said(make: Callable[..., SearchSpace]) -> None:
+    parameters = "  seed: [1, 2]\n  model.net.fc_hidden: {int: [8, 16]}\nsearch: {sampler: cmaes, trials: 99}"
+    found = validate(make(parameters), samples=1)
+    assert found.notes == (
+        "cmaes draws seed at random, by itself: it has no order for it",
+        "the space holds 18 settings, and 99 trials are asked for: it ends with the last setting",
+    )
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(render(found))
+    assert "note: cmaes draws seed at random" in shown.get()

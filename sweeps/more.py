@@ -1,0 +1,168 @@
+"""Ask an existing sweep for more: trials, hours, its failures again, a trial trained further. Each then brings it to its end.
+
+What is asked for is written while this process holds the sweep, before any trial starts. Killed at any instant, the sweep
+has been asked for all of it or for a part that the same command completes: asking twice for the same asks once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from optuna.trial import FrozenTrial
+from rich.console import Console
+
+from sweeps.continuation import MAX_EPOCHS, last_epoch
+from sweeps.edits import keep
+from sweeps.errors import SweepError, suggestions
+from sweeps.failures import FAILURES, failure_of
+from sweeps.ledger import CONTINUES, EPOCHS, RETRIES, Ledger
+from sweeps.runner import go_on
+from sweeps.space import SearchSpace
+
+CONTINUABLE = ("finished", "spent", "outranked")
+"""Verdicts of trials that can be trained further; one that failed or broke can be retried."""
+
+
+def extend(name: str, trials: str | None, hours: str | None, root: Path, console: Console) -> int:
+    """Give a sweep more trials or hours (`+10`: ten more; `50`: fifty in all), also after its end; the exit status.
+
+    Raises:
+        SweepError: nothing, or no more than there is, was asked for.
+    """
+    if trials is None and hours is None:
+        raise SweepError("extend: say by how much, with --trials +10 or --hours +1.")
+    ledger = Ledger(name, root).require()
+
+    def ask(space: SearchSpace) -> SearchSpace:
+        said, search, budget = [], space.search, space.budget
+        if trials is not None:
+            target = int(_more("--trials", trials, search.trials, int, f"the sweep {name!r} has {search.trials} trials"))
+            said.append(f"{search.trials} → {target} trials")
+            search = search.model_copy(update={"trials": target})
+        if hours is not None:
+            if budget.hours is None:
+                raise SweepError(
+                    f"--hours {hours}: the sweep {name!r} has no budget of hours: it runs until all trials have ended."
+                )
+            target = _more("--hours", hours, budget.hours, float, f"the sweep {name!r} has {budget.hours:g} hours")
+            said.append(f"{budget.hours:g} → {target:g} hours")
+            budget = budget.model_copy(update={"hours": target})
+        space = replace(space, search=search, budget=budget)
+        keep(ledger, space)
+        console.print(f"{name}: {', '.join(said)}.")
+        return space
+
+    return go_on(ledger, console, ask)
+
+
+def _more(option: str, text: str, now: float, number: Callable[[str], float], has: str) -> float:
+    """What `text` (`+N`: so many more; `N`: so many in all) makes of `now`."""
+    try:
+        target = now + number(text) if text.startswith("+") else number(text)
+    except ValueError:
+        raise SweepError(f"{option} {text!r}: expected +N for N more, or N for N in all.") from None
+    if not target > now:
+        raise SweepError(f"{option} {text}: {has} already, and only more can be asked for.")
+    return target
+
+
+def retry(name: str, only: str | None, root: Path, console: Console) -> int:
+    """Run the failed trials of a sweep again, each as a new trial with the same parameters and a seed of its own; the exit
+    status.
+
+    A trial that has been retried is not retried again; a retry that failed too, is.
+
+    Args: only: this kind of failure alone.
+
+    Raises:
+        SweepError: there is no such kind.
+    """
+    if only is not None and only not in FAILURES:
+        raise SweepError(f"--only {only!r}: there is no such kind of failure. {suggestions(only, list(FAILURES))}")
+    ledger = Ledger(name, root).require()
+
+    def ask(space: SearchSpace) -> SearchSpace:
+        study = ledger.study()
+        failed = retryable(study.get_trials(deepcopy=False), only)
+        for trial in failed:
+            study.enqueue_trial(trial.params, user_attrs={RETRIES: trial.number})
+        kinds = ", ".join(f"{trial.number} ({failure_of(trial)})" for trial in failed)
+        what = (
+            f"{len(failed)} trials are run again: {kinds}"
+            if failed
+            else f"no {'failed' if only is None else only} trial to retry"
+        )
+        console.print(f"{name}: {what}.", soft_wrap=True)
+        return space
+
+    return go_on(ledger, console, ask)
+
+
+def retryable(trials: Sequence[FrozenTrial], only: str | None = None) -> list[FrozenTrial]:
+    """Those of a study's trials that failed (in this way) and that no other trial retries."""
+    retried = {trial.user_attrs.get(RETRIES) for trial in trials if not _given_up(trial)}
+    kinds = set(FAILURES) if only is None else {only}
+    return [
+        trial
+        for trial in trials
+        if failure_of(trial) in kinds and trial.number not in retried and CONTINUES not in trial.user_attrs
+    ]
+
+
+def _given_up(trial: FrozenTrial) -> bool:
+    """Whether a trial never ran, and another one stands for it if it was asked for."""
+    return trial.user_attrs.get("verdict", {}).get("verdict") == "rejected"
+
+
+def continue_trial(name: str, number: int, epochs: str, root: Path, console: Console) -> int:
+    """Train a trial that has ended further, from its last checkpoint, as a new trial (`+50`: fifty epochs more; `50`: until
+    epoch 50); the exit status.
+
+    Raises:
+        SweepError: the trial cannot be continued, or not to so few epochs.
+        LedgerError: its last checkpoint is missing or damaged.
+    """
+    ledger = Ledger(name, root).require()
+
+    def ask(space: SearchSpace) -> SearchSpace:
+        study = ledger.study()
+        trials = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
+        trial = _continuable(ledger, space, trials, number)
+        done = last_epoch(ledger.trial(number))
+        target = int(_more("--epochs", epochs, done, int, f"trial {number} of the sweep {name!r} has {done} epochs"))
+        for other in trials.values():
+            same = other.user_attrs.get(CONTINUES) == number and other.user_attrs[EPOCHS] == target
+            if same and not failure_of(other) and not _given_up(other):
+                console.print(f"trial {other.number} continues trial {number} to epoch {target} already.")
+                return space
+        study.enqueue_trial(trial.params, user_attrs={CONTINUES: number, EPOCHS: target})
+        console.print(f"{name}: trial {number} is trained further as a new trial, from epoch {done} to {target}.")
+        return space
+
+    return go_on(ledger, console, ask)
+
+
+def _continuable(ledger: Ledger, space: SearchSpace, trials: dict[int, FrozenTrial], number: int) -> FrozenTrial:
+    ended = {key: trial.user_attrs.get("verdict", {}).get("verdict") for key, trial in trials.items()}
+    can = [key for key, verdict in ended.items() if verdict in CONTINUABLE]
+    if number not in can:
+        why = (
+            "does not exist"
+            if number not in trials
+            else f"has {'not ended' if ended[number] is None else f'ended as {ended[number]}'}"
+        )
+        hint = (
+            f"; one that failed is run again by `{ledger.command('retry')}`"
+            if ended.get(number) in {"failed", "broken"}
+            else ""
+        )
+        known = ", ".join(map(str, can)) or "none"
+        raise SweepError(f"--trial {number}: it {why}{hint}. Trials of {ledger.name!r} that can be trained further: {known}.")
+    if MAX_EPOCHS in space.parameters:
+        raise SweepError(
+            f"--trial {number}: the sweep {ledger.name!r} searches {MAX_EPOCHS}, so that more epochs are another point of its "
+            "space and no continuation."
+        )
+    return trials[number]
