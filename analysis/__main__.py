@@ -1,9 +1,9 @@
-"""The command line of reports: `python -m analysis report NAME`. Exit status 0 means that the report was written."""
+"""The command line of reports and tables: `python -m analysis report|export NAME`. Exit status 0 means that it was written."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -43,6 +43,29 @@ def report(
     console.print()
     console.print(Text(f"The page:  {page}"), soft_wrap=True)
     console.print(Text(f"The table: {sweep.ledger.results_file}"), soft_wrap=True)
+
+
+@app.command()
+def export(
+    name: Annotated[str, typer.Argument(help="The sweep's name.")],
+    form: Annotated[Literal["csv", "parquet"], typer.Option("--format", help="Of the tables.")] = "csv",
+    out: Annotated[Path | None, typer.Option(help="Their directory; the sweep's own export/ without it.")] = None,
+    root: Annotated[Path, typer.Option(help="The directory of all sweeps.")] = DEFAULT_ROOT,
+) -> None:
+    """Write a sweep's trials and histories as tables."""
+    from analysis.export import export as write_tables
+    from analysis.load import load
+
+    try:
+        sweep = load(name, root)
+        files = write_tables(sweep, form, out or sweep.ledger.export_directory)
+    except LedgerError as error:
+        Console(stderr=True).print(Text(f"error: {error}", style="red"), soft_wrap=True)
+        raise typer.Exit(1) from error
+    for problem in sweep.problems:
+        Console(stderr=True).print(Text(problem, style="yellow"), soft_wrap=True)
+    for file in files:
+        Console().print(Text(str(file)), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,10 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
 
+import numpy as np
 import optuna
 import pandas as pd
 import plotly.graph_objects as go
@@ -16,6 +19,8 @@ from optuna.trial import TrialState
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
+from analysis.frames import Objective, best_rows
+from analysis.front import Front
 from analysis.importance import Importances
 from analysis.load import Sweep
 from analysis.statistics import short_names
@@ -27,7 +32,10 @@ COLOURS = {
     "broken": "#d4475b",
     "failed": "#a64d9e",
     "running": "#b5a136",
+    "waiting": "#c9bd6a",
+    "interrupted": "#8a7a1f",
 }
+COMPLETE = {"finished", "spent"}
 BEST = "#e8871e"
 SCALE = ["#5f86b3", "#8b74c4", "#d0658f", BEST]
 """From the worst value to the best."""
@@ -50,7 +58,7 @@ def history(sweep: Sweep) -> go.Figure | None:
         return None
     figure = go.Figure()
     for verdict, group in _by_verdict(seen):
-        complete = verdict in {"finished", "spent"}
+        complete = verdict in COMPLETE
         figure.add_scatter(
             x=group["number"].tolist(),
             y=group["best_seen"].tolist(),
@@ -64,7 +72,8 @@ def history(sweep: Sweep) -> go.Figure | None:
     if len(done):
         best = done["value"].cummax() if sweep.sign > 0 else done["value"].cummin()
         line = {"color": BEST, "width": 2, "shape": "hv"}
-        figure.add_scatter(x=done["number"].tolist(), y=best.tolist(), mode="lines", name="best so far", line=line)
+        name = f"best {sweep.metric} so far" if sweep.several else "best so far"
+        figure.add_scatter(x=done["number"].tolist(), y=best.tolist(), mode="lines", name=name, line=line)
     return _styled(figure, "trial (in the order in which they were proposed)", sweep.metric)
 
 
@@ -112,22 +121,95 @@ def importances(found: Sequence[Importances]) -> go.Figure | None:
     return figure
 
 
+def pareto_front(sweep: Sweep, front: Front | None) -> go.Figure | None:
+    """Two objectives against each other, a panel for each two: complete trials, the front, and stopped trials as far as
+    they came. Of two objectives, a line bounds what the front dominates."""
+    at_best = best_rows(sweep.curves)
+    seen = sweep.trials.set_index("number", drop=False).loc[at_best.index]
+    if seen.empty or not sweep.several:
+        return None
+    on_front = set(front.numbers) if front else set()
+    pairs = list(combinations(sweep.objectives, 2))
+    columns = min(2, len(pairs))
+    rows = math.ceil(len(pairs) / columns)
+    figure = make_subplots(rows=rows, cols=columns, horizontal_spacing=0.12, vertical_spacing=0.35 / rows)
+    for index, (up, across) in enumerate(pairs):
+        place = {"row": index // columns + 1, "col": index % columns + 1}
+        for verdict, group in _by_verdict(seen):
+            complete = verdict in COMPLETE
+            shown = group[~group["number"].isin(on_front)]
+            style = {"color": COLOURS[verdict], "symbol": "circle" if complete else "x-thin-open", "size": 8}
+            name = verdict if complete else f"{verdict} (best it had seen)"
+            if len(shown):
+                _add_points(figure, at_best.loc[shown.index], shown, (across, up), name, style, index == 0, place)
+        if front:
+            ordered = front.trials.sort_values([across.column, up.column], ignore_index=True)
+            style = {"color": BEST, "symbol": "diamond", "size": 11}
+            name = f"Pareto front ({len(ordered)})"
+            line = {"color": BEST, "width": 1.5, "shape": "hv" if across.sign < 0 else "vh"} if len(pairs) == 1 else None
+            _add_points(figure, ordered, ordered, (across, up), name, style, index == 0, place, line)
+        for update, objective in ((figure.update_xaxes, across), (figure.update_yaxes, up)):
+            update(title_text=f"{objective.metric} ({objective.mode})", type=_scale(at_best[objective.column]), **place)
+    return _styled(figure, None, None, height=80 + 400 * rows)
+
+
+def _add_points(
+    figure: go.Figure,
+    values: pd.DataFrame,
+    trials: pd.DataFrame,
+    axes: tuple[Objective, Objective],
+    name: str,
+    marker: dict[str, Any],
+    legend: bool,
+    place: dict[str, int],
+    line: dict[str, Any] | None = None,
+) -> None:
+    across, up = axes
+    figure.add_scatter(
+        x=values[across.column].tolist(),
+        y=values[up.column].tolist(),
+        customdata=list(zip(trials["number"].tolist(), trials["epochs"].fillna(0).astype(int).tolist(), strict=True)),
+        mode="lines+markers" if line else "markers",
+        line=line,
+        marker=marker,
+        name=name,
+        legendgroup=name,
+        showlegend=legend,
+        hovertemplate="trial %{customdata[0]}: %{x:.6~g}, %{y:.4~g}, %{customdata[1]} epochs<extra></extra>",
+        **place,
+    )
+
+
+def _scale(values: pd.Series) -> str:
+    """Logarithmic for positive values that lie far apart, such as network sizes."""
+    finite = values[np.isfinite(values)]
+    return "log" if len(finite) and finite.min() > 0 and finite.max() >= 30 * finite.min() else "linear"
+
+
 def parallel_coordinates(sweep: Sweep) -> go.Figure | None:
-    """A line a COMPLETE trial through all its parameters, the best ones on top."""
-    complete = [t for t in sweep.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if math.isfinite(t.value)]
+    """A line a COMPLETE trial through objectives and parameters, the best ones, or the front, on top."""
+    complete = [t for t in sweep.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if math.isfinite(t.values[0])]
     keys = sorted({key for trial in complete for key in trial.params})
     if not complete or not keys:
         return None
+    metrics = [objective.metric for objective in sweep.objectives]
     figure = optuna.visualization.plot_parallel_coordinate(sweep.study, target_name=sweep.metric)
     lines = [trace for trace in figure.data if trace.mode == "lines"]
-    for trace in lines:
-        place = trace.y[0] if sweep.sign > 0 else 1 - trace.y[0]
-        trace.line.color = sample_colorscale(SCALE, place)[0]
-        trace.opacity = 0.75
-    lines.sort(key=lambda trace: sweep.sign * trace.y[0])
     legends = [trace for trace in figure.data if trace.mode != "lines"]
-    for trace in legends:
-        trace.marker.update(colorscale=SCALE, reversescale=sweep.sign < 0)
+    if sweep.several:  # the front comes last; a scale of ranks would say little more
+        on_front = len(sweep.study.best_trials)
+        for place, trace in enumerate(lines, start=1):
+            front = place > len(lines) - on_front
+            trace.line.color, trace.opacity = (BEST, 0.9) if front else (COLOURS["finished"], 0.4)
+        legends = []
+    else:
+        for trace in lines:
+            place = trace.y[0] if sweep.sign > 0 else 1 - trace.y[0]
+            trace.line.color = sample_colorscale(SCALE, place)[0]
+            trace.opacity = 0.75
+        lines.sort(key=lambda trace: sweep.sign * trace.y[0])
+        for trace in legends:
+            trace.marker.update(colorscale=SCALE, reversescale=sweep.sign < 0)
     figure = go.Figure([*lines, *legends], figure.layout)
     figure.update_annotations(font={"size": 11, "color": MUTED})
     for annotation in figure.layout.annotations:
@@ -135,29 +217,26 @@ def parallel_coordinates(sweep: Sweep) -> go.Figure | None:
         annotation.name = "on-lines"  # the page gives them its ground's colour
     figure = _styled(figure, None, None, height=460)
     short = short_names(keys)
+    axes = [*metrics, *(html.escape(short[key]) for key in keys)]
     figure.update_layout(title=None, margin={"t": 60, "l": 70, "r": 20, "b": 20}, showlegend=False)
-    figure.update_xaxes(
-        side="top",
-        ticktext=[sweep.metric, *(html.escape(short[key]) for key in keys)],
-        range=[-0.35, len(keys) + 0.2],
-        showgrid=False,
-    )
+    figure.update_xaxes(side="top", ticktext=axes, range=[-0.35, len(axes) - 0.8], showgrid=False)
     return figure
 
 
-def learning_curves(sweep: Sweep) -> go.Figure | None:
-    """The objective by epoch, a line a trial."""
+def learning_curves(sweep: Sweep, highlighted: Sequence[int]) -> go.Figure | None:
+    """The (first) objective by epoch, a line a trial; the best trial or the front is `highlighted`."""
     if sweep.curves.empty:
         return None
     figure = go.Figure()
-    for name, colour, width, lines in _groups(sweep, sweep.curves, "value"):
+    for name, colour, width, lines in _groups(sweep, sweep.curves, "value", highlighted):
         _add_lines(figure, name, colour, width, lines)
     figure.update_xaxes(**_whole_epochs(sweep.curves))
     return _styled(figure, "epoch", sweep.metric, height=460)
 
 
-def gradient_statistics(sweep: Sweep) -> go.Figure | None:
-    """What the guard watches, by epoch: the best trial against the others. Statistics that no trial logged have no panel."""
+def gradient_statistics(sweep: Sweep, highlighted: Sequence[int]) -> go.Figure | None:
+    """What the guard watches, by epoch: the best trial, or the front, against the others. Statistics that no trial logged have
+    no panel."""
     logged = [name for name in GRADIENTS if name in sweep.history and sweep.history[name].notna().any()]
     if not logged:
         return None
@@ -170,7 +249,7 @@ def gradient_statistics(sweep: Sweep) -> go.Figure | None:
         shown = sweep.history
         if kind == "log":  # what is not positive has no place on the axis
             shown = shown.assign(**{statistic: shown[statistic].where(shown[statistic] > 0)})
-        for name, colour, width, lines in _groups(sweep, shown, statistic):
+        for name, colour, width, lines in _groups(sweep, shown, statistic, highlighted):
             _add_lines(figure, name, colour, width, lines, legend=name not in named, row=row, col=column)
             named.add(name)
         if reference is not None:
@@ -191,18 +270,24 @@ def _by_verdict(trials: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(verdict, trials[trials["verdict"] == verdict]) for verdict in COLOURS if (trials["verdict"] == verdict).any()]
 
 
-def _groups(sweep: Sweep, frame: pd.DataFrame, column: str) -> list[tuple[str, str, float, pd.DataFrame]]:
-    """(name, colour, line width, rows of number, epoch, y): the trials by verdict, the best one last and by itself."""
-    complete = sweep.complete
-    best = int(complete["number"].iloc[0]) if len(complete) else None
+def _groups(
+    sweep: Sweep, frame: pd.DataFrame, column: str, highlighted: Sequence[int]
+) -> list[tuple[str, str, float, pd.DataFrame]]:
+    """(name, colour, line width, rows of number, epoch, y): the trials by verdict, the highlighted ones last and by themselves.
+
+    A trial that continues another one begins where its own epochs do: the others are drawn with that one.
+    """
     lines = frame[["number", "epoch", column]].rename(columns={column: "y"})
+    lines = lines[lines["epoch"] >= lines["number"].map(sweep.trials.set_index("number")["copied_epochs"])]
+    special = lines["number"].isin(highlighted)
     groups = []
     for verdict, trials in reversed(_by_verdict(sweep.trials)):  # what finished lies above what did not
-        members = lines[lines["number"].isin(trials["number"]) & (lines["number"] != best)]
+        members = lines[lines["number"].isin(trials["number"]) & ~special]
         if members["y"].notna().any():
             groups.append((verdict, COLOURS[verdict], 1.0, members))
-    if best is not None and lines.loc[lines["number"] == best, "y"].notna().any():
-        groups.append((f"best (trial {best})", BEST, 3.0, lines[lines["number"] == best]))
+    if lines.loc[special, "y"].notna().any():
+        name = f"Pareto front ({len(highlighted)})" if sweep.several else f"best (trial {highlighted[0]})"
+        groups.append((name, BEST, 2.0 if sweep.several else 3.0, lines[special]))
     return groups
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
+from analysis.frames import Objective, best_rows
 from analysis.load import Sweep, memory_study
 
 if TYPE_CHECKING:
@@ -59,21 +60,27 @@ class Importances:
     parameters: tuple[Importance, ...] = ()
     missing: str = ""
     """Why there are none, if there are none."""
+    early: bool = False
+    """Whether the values are those at the first rung."""
 
 
 def importances(sweep: Sweep) -> list[Importances]:
-    """What mattered for the complete trials' values and, where trials were pruned, for all trials' values at the first rung.
+    """What mattered for the complete trials' values and, where trials were pruned, for all trials' values at the first rung:
+    for each objective by itself.
 
     Only complete trials have final values, and a scheduler has chosen them; at the first rung all trials can be compared, but
     an early rank is not a final one. So both are given.
     """
-    complete = sweep.complete
-    final = dict(zip(complete["number"].tolist(), complete["value"].tolist(), strict=True))
-    found = [_measure(sweep, "complete trials, by their value", final)]
-    if rung := first_rung(sweep):
-        values = best_by_epoch(sweep, rung)
-        basis = f"all trials that reached epoch {rung}, by their best value until then"
-        found.append(_measure(sweep, basis, values))
+    complete = sweep.complete[sweep.complete["number"].isin(sweep.independent["number"])]
+    rung, found = first_rung(sweep), []
+    for objective in sweep.objectives:
+        final = dict(zip(complete["number"].tolist(), complete[objective.column].tolist(), strict=True))
+        by = objective.metric if sweep.several else "their value"
+        found.append(_measure(sweep, f"complete trials, by {by}", final, objective))
+        if rung:
+            by = f"{objective.metric} at their best epoch" if sweep.several else "their best value"
+            basis = f"all trials that reached epoch {rung}, by {by} until then"
+            found.append(replace(_measure(sweep, basis, best_by_epoch(sweep, rung, objective), objective), early=True))
     return found
 
 
@@ -83,18 +90,19 @@ def first_rung(sweep: Sweep) -> int | None:
     return int(epochs.min()) if len(epochs) and epochs.min() > 0 else None
 
 
-def best_by_epoch(sweep: Sweep, epoch: int) -> dict[int, float]:
-    """Trial number → its best value until `epoch`, for every trial that reached it."""
-    at = sweep.curves[(sweep.curves["epoch"] == epoch) & sweep.curves["best"].notna()]
-    return dict(zip(at["number"].tolist(), at["best"].tolist(), strict=True))
+def best_by_epoch(sweep: Sweep, epoch: int, objective: Objective) -> dict[int, float]:
+    """Trial number → its value at its best epoch until `epoch`, for every configuration that reached it."""
+    curves = sweep.curves[sweep.curves["number"].isin(sweep.independent["number"])]
+    values = best_rows(curves[curves["epoch"] <= epoch])[objective.column]
+    return values[values.index.isin(curves.loc[curves["epoch"] == epoch, "number"])].to_dict()
 
 
-def _measure(sweep: Sweep, basis: str, values: Mapping[int, float]) -> Importances:
+def _measure(sweep: Sweep, basis: str, values: Mapping[int, float], objective: Objective) -> Importances:
     if len(values) < MIN_TRIALS:
         return Importances(basis, len(values), 0, missing=f"{len(values)} trials are too few: it takes {MIN_TRIALS}")
     chosen = [trial for trial in sweep.study.get_trials(deepcopy=False) if trial.number in values]
-    losses = -sweep.sign * np.array([values[trial.number] for trial in chosen])
-    study = memory_study("min", [_complete(trial, loss) for trial, loss in zip(chosen, losses, strict=True)])
+    losses = -objective.sign * np.array([values[trial.number] for trial in chosen])
+    study = memory_study(["min"], [_complete(trial, loss) for trial, loss in zip(chosen, losses, strict=True)])
     quantile = max(BEST_SHARE, BEST_TRIALS / len(chosen))
     cut = np.sort(losses)[math.ceil(quantile * len(losses)) - 1]
     best = int((losses <= cut).sum())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -41,12 +44,23 @@ def panels(report: Report) -> dict[str, Panel]:
     inactive = f" A line through None at an axis' foot: {', '.join(conditional)} was not active there." if conditional else ""
     unmeasured = "; ".join(f"{found.basis}: {found.missing}" for found in report.importances if found.missing)
     stopped = " · ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    first = f", the first of {len(sweep.objectives)} objectives" if sweep.several else ""
+    front, several = report.front, sweep.several
+    plotted = f"{sweep.metric}{first}: " if several else ""
     drawn = [
+        Panel(
+            "front",
+            "The objectives against each other",
+            f"Each complete trial at its best epoch by {sweep.metric}; a stopped one at the best it had seen, after fewer "
+            "epochs." + (" The line bounds what the front dominates." if len(sweep.objectives) == 2 else ""),
+            "No trial has reported its objectives yet.",
+            figures.pareto_front(sweep, front),
+        ),
         Panel(
             "history",
             "How the search went",
-            f"{sweep.metric} ({sweep.mode}). A stopped trial stands at the best it had seen: after fewer epochs, that is not "
-            "comparable with a complete one's value.",
+            f"{sweep.metric} ({sweep.mode}){first}. A stopped trial stands at the best it had seen: after fewer epochs, "
+            "that is not comparable with a complete one's value.",
             "No trial has reported a value yet.",
             figures.history(sweep),
         ),
@@ -60,26 +74,27 @@ def panels(report: Report) -> dict[str, Panel]:
         Panel(
             "parallel",
             "Parallel coordinates",
-            f"The {len(sweep.complete)} complete trials; {left_out} without a final value are not drawn.{inactive}",
+            f"The {len(sweep.complete)} complete trials; {left_out} without a final value are not drawn."
+            f"{' Orange: the front.' if several else ''}{inactive}",
             "No trial has finished with a value and a searched parameter.",
             figures.parallel_coordinates(sweep),
         ),
         Panel(
             "curves",
             "Learning curves",
-            f"{stopped}. Click a name to hide its lines, twice to see it alone.",
+            f"{plotted}{stopped}. Click a name to hide its lines, twice to see it alone.",
             "No trial has reported an epoch yet.",
-            figures.learning_curves(sweep),
+            figures.learning_curves(sweep, report.highlighted),
         ),
         Panel(
             "gradients",
             "Gradient statistics",
-            "The best trial against the others, by epoch. Evidence above 0: the epoch's mean gradient cannot be told from "
-            "zero. Values that are not positive have no place on a logarithmic axis and are not drawn (a noise scale is "
-            "negative where the gradient drowns in its noise). Momentum and Adam bend the theory behind evidence: it is a "
-            "heuristic there.",
+            f"{'The front' if several else 'The best trial'} against the others, by epoch. Evidence above 0: the epoch's mean "
+            "gradient cannot be told from zero. Values that are not positive have no place on a logarithmic axis and are not "
+            "drawn (a noise scale is negative where the gradient drowns in its noise). Momentum and Adam bend the theory "
+            "behind evidence: it is a heuristic there.",
             "No trial logged gradient statistics.",
-            figures.gradient_statistics(sweep),
+            figures.gradient_statistics(sweep, report.highlighted),
         ),
     ]
     return {panel.key: panel for panel in drawn}
@@ -95,14 +110,20 @@ def render(report: Report) -> str:
         report=report,
         sweep=sweep,
         panels=panels(report),
-        best=tables.best_trials(sweep),
-        options=tables.options(sweep, report.options),
+        best=tables.ranking(sweep, report.front),
+        options=tables.options(sweep, report.options, report.front),
         shadow=tables.shadow(sweep, report.guard),
         failures=tables.failures(report.failures),
         everything=tables.all_trials(sweep),
         sessions=tables.sessions(sweep),
-        plotly=Markup(get_plotlyjs()),
+        plotly=Markup(compressed_plotly()),
     )
+
+
+@cache
+def compressed_plotly() -> str:
+    """plotly.js, gzipped, in base64: two fifths of its size. The page unpacks it."""
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
 
 def write_page(report: Report) -> Path:

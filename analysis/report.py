@@ -11,11 +11,13 @@ import shlex
 from dataclasses import dataclass
 from datetime import datetime
 
+from analysis.frames import for_parquet
+from analysis.front import Front, front
 from analysis.importance import Importances, importances
-from analysis.load import Sweep, for_parquet
+from analysis.load import Sweep
 from analysis.selection import Selection, selection
 from analysis.statistics import Failure, GuardResult, Headline, Option, failures, guard, headline, options
-from analysis.tables import duration
+from analysis.texts import counted, duration, listed
 from sweeps.ledger import DEFAULT_ROOT, write_atomically
 
 IMPORTANCE_NOTE = (
@@ -33,6 +35,9 @@ class Report:
     made: datetime
     headline: Headline
     selection: Selection | None
+    """Of one objective, if a trial has a value."""
+    front: Front | None
+    """Of several objectives, if a trial has values."""
     importances: list[Importances]
     options: list[Option]
     guard: GuardResult
@@ -41,15 +46,70 @@ class Report:
     @property
     def unfinished(self) -> bool:
         """Whether trials are running, were interrupted, or are still to come."""
-        return self.headline.counts["running"] > 0 or self.headline.ended < (self.sweep.target or 0)
+        return self.headline.ended < max(self.headline.trials, self.sweep.target or 0)
+
+    @property
+    def chosen(self) -> int | None:
+        """The best trial; of several objectives, the front's best by the first."""
+        if self.selection:
+            return self.selection.best
+        return self.front.numbers[0] if self.front else None
+
+    @property
+    def highlighted(self) -> tuple[int, ...]:
+        """The trials that figures set off: the best one, or the front."""
+        return self.front.numbers if self.front else (self.selection.best,) if self.selection else ()
+
+    @property
+    def ranking(self) -> str:
+        """The title of the table of the best trials, or of the front."""
+        named = [f"{objective.metric} ({objective.mode})" for objective in self.sweep.objectives]
+        return f"Pareto front of {listed(named)}" if self.sweep.several else f"Best trials by {named[0]}"
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """How sure the best trial, or the front, is."""
+        found = self.selection or self.front
+        return found.sentences if found else ()
+
+    @property
+    def no_value(self) -> str:
+        """What is said where a table of the best trials would stand, if none has a value."""
+        line = self.headline
+        if not line.trials:
+            return "No trial has run yet."
+        return f"No trial has finished with a value{' yet' if self.unfinished and not self.hopeless else ''}."
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether the sweep stopped itself because its first trials all ended for one bad reason."""
+        sessions = self.sweep.manifest.get("sessions", [])
+        return not self.sweep.running and bool(sessions) and sessions[-1].get("end") == "hopeless"
 
     def status(self) -> str:
         """The headline in one sentence."""
-        counts = self.headline.counts
-        named = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+        line = self.headline
+        named = ", ".join(f"{count} {verdict}" for verdict, count in line.counts.items() if count)
         asked = f" of {self.sweep.target}" if self.sweep.target else ""
-        rejected = f"; {self.headline.rejected} proposals rejected by constraints" if self.headline.rejected else ""
-        return f"{self.headline.trials}{asked} trials: {named or 'none has started'}{rejected}"
+        rejected = f"; {self._refused()}" if line.refused else ""
+        stopped = "; stopped, since the first trials all ended for one bad reason" if self.hopeless else ""
+        return f"{line.trials}{asked} trials: {named or 'none has started'}{rejected}{stopped}"
+
+    def _refused(self) -> str:
+        (why, count), *others = self.headline.refused.items()
+        return ", ".join([f"{counted(count, 'proposal')} {why}", *(f"{count} {why}" for why, count in others)])
+
+    def again(self) -> str:
+        """How retried and continued trials are counted; empty if there are none."""
+        line, told = self.headline, []
+        if line.retries:
+            told.append(f"{counted(line.retries, 'trial')} retried a failed one, in whose place it counts in all statistics")
+        if line.continuations:
+            told.append(
+                f"{counted(line.continuations, 'trial')} trained another further; statistics of what mattered and of choices "
+                "leave such trials out, and the better of the two stands for both among the best"
+            )
+        return f"{'; '.join(told)}." if told else ""
 
     def pace(self) -> str:
         """Times and rates in one sentence."""
@@ -74,15 +134,16 @@ class Report:
         if found.shadow:
             kinds = ", ".join(f"{count} {verdict}" for verdict, count in found.shadow.items())
             told.append(
-                f"In shadow mode the guard would have ended {_trials(sum(found.shadow.values()))} ({kinds}) and saved "
+                f"In shadow mode the guard would have ended {counted(sum(found.shadow.values()), 'trial')} ({kinds}) and saved "
                 f"{found.shadow_saved} epochs, {found.shadow_share:.0%} of all that ran."
             )
             if math.isfinite(found.shadow_regret):
                 same = found.shadow_regret == 0
+                regretted = "Regret in the first objective" if self.sweep.several else "Regret"
                 regret = "the same" if same else f"worse by {found.shadow_regret:.3g}"
                 told.append(
-                    f"Regret: the sweep's best {self.sweep.metric} would have been {regret}. This compares the trials that "
-                    "ran; what the sampler would have tried with the epochs saved is not known."
+                    f"{regretted}: the sweep's best {self.sweep.metric} would have been {regret}. This compares the trials "
+                    "that ran; what the sampler would have tried with the epochs saved is not known."
                 )
             elif found.shadow_losses:
                 told.append("Regret: no finished trial would have been left.")
@@ -94,20 +155,30 @@ class Report:
         where = "" if root == DEFAULT_ROOT else f" RUNS={shlex.quote(str(root))}"
         name = f"NAME={shlex.quote(self.sweep.name)}"
         told = []
-        if self.unfinished:
-            told.append((f"make resume {name}{where}", "finish it, if it is not running now"))
-        else:
+        if self.sweep.running:
+            told.append((f"make status {name}{where} ARGS=--watch", "watch it"))
+        elif self.unfinished:
+            mended = "go on, once what made the first trials fail is mended" if self.hopeless else "finish it"
+            told.append((f"make resume {name}{where}", mended))
+        elif self.chosen is not None:
             told.append((f"make extend {name} TRIALS=+10{where}", "ten more trials"))
         if self.failures:
             first = self.failures[0]
             told.append((f"make debug {name} TRIAL={first.numbers[0]}{where}", f"replay a trial that {_ended(first)}"))
-        if self.selection:
-            best = self.selection.best
-            told.append((f"make debug {name} TRIAL={best}{where}", "replay the best trial in this process"))
-            overrides = self.sweep.trials.set_index("number").at[best, "overrides"]
+            if self.retryable and not self.sweep.running:
+                told.append((f"make retry {name}{where}", f"run {counted(self.retryable, 'failed trial')} again"))
+        if self.chosen is not None:
+            which = f"the front's best by {self.sweep.metric}" if self.front else "the best"
+            told.append((f"make debug {name} TRIAL={self.chosen}{where}", f"replay {which} in this process"))
+            overrides = self.sweep.trials.set_index("number").at[self.chosen, "overrides"]
             if overrides:
-                told.append((f"python -m lhtx.train {shlex.join(overrides)}", "train the best again, by hand"))
+                told.append((f"python -m lhtx.train {shlex.join(overrides)}", f"train {which} again, by hand"))
         return told
+
+    @property
+    def retryable(self) -> int:
+        """How many failed or broken trials nothing has retried yet."""
+        return int(self.sweep.independent["verdict"].isin(["failed", "broken"]).sum())
 
 
 def build(sweep: Sweep) -> Report:
@@ -117,6 +188,7 @@ def build(sweep: Sweep) -> Report:
         made=datetime.now().astimezone(),
         headline=headline(sweep),
         selection=selection(sweep),
+        front=front(sweep),
         importances=importances(sweep),
         options=options(sweep),
         guard=guard(sweep),
@@ -129,10 +201,6 @@ def write_results(sweep: Sweep) -> None:
     buffer = io.BytesIO()
     for_parquet(sweep.trials).to_parquet(buffer, index=False)
     write_atomically(sweep.ledger.results_file, buffer.getvalue())
-
-
-def _trials(count: int) -> str:
-    return "1 trial" if count == 1 else f"{count} trials"
 
 
 def _ended(failure: Failure) -> str:

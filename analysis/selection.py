@@ -18,6 +18,10 @@ MIN_PAIRS = 5
 """With fewer trials that have both a validation and a test value, their spread is not estimated."""
 MAD_TO_SD = 1.4826
 """Median absolute deviation → standard deviation of a normal distribution."""
+ONE_SEED = (
+    "If each configuration ran with one seed, nothing here tells how much of the order would survive other seeds: run the "
+    "first few again with several."
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Selection:
 
 
 def selection(sweep: Sweep) -> Selection | None:
-    """Compare the best trial with the others. None if no trial has a value.
+    """Compare the best trial with the others, each configuration once. None if no trial has a value, or several values.
 
     The spread serves as a yardstick of noise. All trials share one validation and one test set; what these two do to all
     trials alike leaves the spread of their difference unchanged, and what remains is how far a single trial's two values
@@ -57,8 +61,8 @@ def selection(sweep: Sweep) -> Selection | None:
     values) and too large where configurations truly differ in how they overfit. So it can say that a lead is too small to
     mean anything, not that a lead is real.
     """
-    complete = sweep.complete
-    if complete.empty:
+    complete = sweep.ranked
+    if complete.empty or sweep.several:
         return None
     scores = sweep.sign * complete["value"]
     found = Selection(
@@ -85,7 +89,7 @@ def _against_test(complete: pd.DataFrame, scores: pd.Series, tests: pd.Series) -
         found["test_rank"] = 1 + int((tests[both] > tests.iloc[0]).sum())
     if len(gaps) < MIN_PAIRS:
         return found
-    spread = MAD_TO_SD * float((gaps - gaps.median()).abs().median())
+    spread = robust_spread(gaps)
     near = complete.loc[scores >= scores.iloc[0] - 2 * spread, "number"].tolist()[1:]
     correlation = scores[both].rank().corr(tests[both].rank())
     return found | {
@@ -94,6 +98,11 @@ def _against_test(complete: pd.DataFrame, scores: pd.Series, tests: pd.Series) -
         "tied": tuple(near),
         "rank_correlation": float(correlation),
     }
+
+
+def robust_spread(gaps: pd.Series) -> float:
+    """The standard deviation that normal values with this median absolute deviation would have."""
+    return MAD_TO_SD * float((gaps - gaps.median()).abs().median())
 
 
 def _sentences(sweep: Sweep, found: Selection) -> list[str]:
@@ -119,11 +128,20 @@ def _sentences(sweep: Sweep, found: Selection) -> list[str]:
         told.append("No trial was tested: before quoting a number, measure the winner on data that chose nothing.")
     if math.isfinite(found.spread):
         told.append(_yardstick(found))
-    told.append(
-        "If each configuration ran with one seed, nothing here tells how much of the order would survive other seeds: run the "
-        "first few again with several."
+    if longer := _continuation(sweep, found.best):
+        told.append(longer)
+    return [*told, ONE_SEED]
+
+
+def _continuation(sweep: Sweep, number: int) -> str | None:
+    """What must be said of a best trial that continues another one."""
+    row = sweep.trials.set_index("number").loc[number]
+    if pd.isna(row["continues"]):
+        return None
+    return (
+        f"Trial {number} continues trial {row['continues']}: it was trained for {row['epochs']} epochs because somebody asked "
+        "for them, which gave it a lead over the others that its configuration has no part in."
     )
-    return told
 
 
 def _yardstick(found: Selection) -> str:

@@ -16,8 +16,14 @@ from optuna.distributions import CategoricalDistribution
 from analysis.importance import best_by_epoch, first_rung
 from analysis.load import Sweep
 
-VERDICTS = ("finished", "spent", "outranked", "broken", "failed", "running")
+VERDICTS = ("finished", "spent", "outranked", "broken", "failed", "running", "waiting", "interrupted")
 """Every way in which a trial of the frame can stand, in the order of a report."""
+REFUSALS = (
+    ("the setting of trial", "repeated the setting of another trial"),
+    ("the driver was killed", "lost when the sweep was killed"),
+    ("", "rejected by constraints"),
+)
+"""How the reason begins for which a proposal never ran, and what is said of it."""
 MAX_OPTIONS = 20
 """A parameter with more choices is left out of the table of choices."""
 
@@ -28,21 +34,31 @@ class Headline:
 
     counts: dict[str, int]
     """Verdict → trials, in the order of `VERDICTS`."""
-    rejected: int
-    """Proposals that a constraint refused before they ran."""
+    refused: dict[str, int]
+    """Why proposals never ran (`REFUSALS`) → how many, the reasons that there were."""
+    retries: int
+    """Trials that run again what had failed."""
+    continuations: int
+    """Trials that train another further."""
     busy_seconds: float
     """The time in which at least one trial trained: pauses between an interruption and a resume do not count."""
     trial_seconds: float
     """Training seconds of all trials together."""
     epochs: int
+    """Epochs that were trained: those that a trial has from the one that it continues count once, like their seconds."""
 
     @property
     def trials(self) -> int:
         return sum(self.counts.values())
 
     @property
+    def rejected(self) -> int:
+        """Proposals that never ran."""
+        return sum(self.refused.values())
+
+    @property
     def ended(self) -> int:
-        return self.trials - self.counts["running"]
+        return self.trials - self.counts["running"] - self.counts["waiting"] - self.counts["interrupted"]
 
     @property
     def trials_per_hour(self) -> float:
@@ -52,14 +68,21 @@ class Headline:
 
 def headline(sweep: Sweep) -> Headline:
     """Counts and times of all trials."""
-    counts = sweep.trials["verdict"].value_counts()
+    trials, counts = sweep.trials, sweep.trials["verdict"].value_counts()
+    refused = sweep.rejected["reason"].map(_refusal).value_counts()
     return Headline(
         counts={verdict: int(counts.get(verdict, 0)) for verdict in VERDICTS},
-        rejected=len(sweep.rejected),
-        busy_seconds=_busy_seconds(sweep.trials),
-        trial_seconds=float(sweep.trials["seconds"].sum()),
-        epochs=int(sweep.trials["epochs"].sum()),
+        refused={told: int(refused[told]) for _, told in REFUSALS if told in refused},
+        retries=int(trials["retries"].count()),
+        continuations=int(trials["continues"].count()),
+        busy_seconds=_busy_seconds(trials),
+        trial_seconds=float((trials["seconds"] - trials["copied_seconds"]).sum()),
+        epochs=int((trials["epochs"] - trials["copied_epochs"]).sum()),
     )
+
+
+def _refusal(reason: str) -> str:
+    return next(told for start, told in REFUSALS if reason.startswith(start))
 
 
 def _busy_seconds(trials: pd.DataFrame) -> float:
@@ -68,7 +91,7 @@ def _busy_seconds(trials: pd.DataFrame) -> float:
     From `started` to `ended` is more: it holds the trial's wait for a place, and pauses of the sweep, of whose beginnings the
     ledger knows nothing. A trial without an end trained from its start, as far as is known.
     """
-    lengths = pd.to_timedelta(trials["seconds"].fillna(0), unit="s")
+    lengths = pd.to_timedelta((trials["seconds"] - trials["copied_seconds"]).fillna(0), unit="s")
     starts = (trials["ended"] - lengths).fillna(trials["started"])
     busy, until = 0.0, None
     for start, end in sorted((s, e) for s, e in zip(starts, starts + lengths, strict=True) if pd.notna(s)):
@@ -81,7 +104,7 @@ def _busy_seconds(trials: pd.DataFrame) -> float:
 
 @dataclass(frozen=True)
 class Option:
-    """How the trials fared that had one value of a parameter that is a choice."""
+    """How the configurations fared that had one value of a parameter that is a choice."""
 
     parameter: str
     option: Any
@@ -90,23 +113,31 @@ class Option:
     pruned: int
     failed: int
     best: float
-    median: float
-    """Of the COMPLETE trials. NaN if there are none, like `best`."""
+    """By the first objective."""
+    medians: tuple[float, ...]
+    """Of the COMPLETE trials, of each objective. NaN if there are none, like `best`."""
     early_median: float
-    """Of the best values until the first rung, over all trials that reached it, pruned ones too."""
+    """Of the best values of the first objective until the first rung, over all trials that reached it, pruned ones too."""
+    numbers: tuple[int, ...]
+
+    @property
+    def median(self) -> float:
+        """Of the first objective."""
+        return self.medians[0]
 
 
 def options(sweep: Sweep) -> list[Option]:
     """A row for every option of every choice, in the order of the space; trials in which it was not active are in no row."""
     rung = first_rung(sweep)
-    early = pd.Series(best_by_epoch(sweep, rung) if rung else {}, dtype="float64")
-    rows = []
+    early = pd.Series(best_by_epoch(sweep, rung, sweep.objectives[0]) if rung else {}, dtype="float64")
+    trials, rows = sweep.independent, []
     for parameter, distribution in sweep.distributions.items():
         if not isinstance(distribution, CategoricalDistribution) or len(distribution.choices) > MAX_OPTIONS:
             continue
         for option in distribution.choices:
-            chosen = sweep.trials[np.array([_same(value, option) for value in sweep.trials[parameter]], dtype=bool)]
-            values = chosen.loc[chosen["state"] == "COMPLETE", "value"]
+            chosen = trials[np.array([_same(value, option) for value in trials[parameter]], dtype=bool)]
+            complete = chosen[chosen["state"] == "COMPLETE"]
+            values = complete["value"]
             states = chosen["state"].value_counts()
             rows.append(
                 Option(
@@ -117,8 +148,9 @@ def options(sweep: Sweep) -> list[Option]:
                     int(states.get("PRUNED", 0)),
                     int(states.get("FAIL", 0)),
                     float(values.max() if sweep.sign > 0 else values.min()),
-                    float(values.median()),
+                    tuple(float(complete[objective.column].median()) for objective in sweep.objectives),
                     float(early.reindex(chosen["number"]).median()),
+                    tuple(chosen["number"].tolist()),
                 )
             )
     return rows
@@ -135,7 +167,8 @@ class GuardResult:
     stopped: dict[str, int]
     """Verdicts acted on before a trial's last epoch → trials."""
     saved_epochs: int
-    """Epochs that those trials did not run. What they would have reached is not known: there is no regret to tell."""
+    """Epochs that those trials did not run, without those that were continued later. What they would have reached is not
+    known: there is no regret to tell."""
     budget_known: bool
     """Whether every stopped trial's number of epochs was known."""
     shadow: dict[str, int]
@@ -158,15 +191,15 @@ def guard(sweep: Sweep) -> GuardResult:
     """
     trials = sweep.trials
     stopped = trials[trials["verdict"].isin(["spent", "outranked", "broken"])]
-    left = (stopped["max_epochs"] - stopped["epochs"]).clip(lower=0)
+    left = (stopped["max_epochs"] - stopped["epochs"]).clip(lower=0)[~stopped["number"].isin(trials["continues"].dropna())]
     shadowed = trials[trials["shadow_verdict"] != ""]
     beyond = (shadowed["epochs"] - shadowed["shadow_epoch"]).clip(lower=0)
-    total = int(trials["epochs"].sum())
+    total = int((trials["epochs"] - trials["copied_epochs"]).sum())
 
-    complete = trials[trials["state"] == "COMPLETE"]
+    complete = sweep.independent[sweep.independent["state"] == "COMPLETE"]  # a guard lets alone those that continue others
     best_until = sweep.curves.set_index(["number", "epoch"])["best"]
     kept, losses = complete.set_index("number")["value"].to_dict(), []
-    for row in shadowed[shadowed["state"] == "COMPLETE"].itertuples():
+    for row in shadowed[shadowed["number"].isin(complete["number"])].itertuples():
         value = best_until.get((row.number, row.shadow_epoch), math.nan) if row.shadow_verdict == "spent" else math.nan
         losses.append((row.number, row.shadow_verdict, int(row.shadow_epoch), sweep.sign * (row.value - value)))
         kept[row.number] = value

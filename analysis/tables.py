@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
+from analysis.frames import SIZE, best_rows
+from analysis.front import Front
 from analysis.importance import Importances, first_rung
 from analysis.load import Sweep
 from analysis.statistics import Failure, GuardResult, Option, short_names
+from analysis.texts import NOTHING, amount, duration, text, thousands
 
-NOTHING = "–"
 BEST_TRIALS = 10
 
 
@@ -28,38 +30,18 @@ class Table:
     searched: set[int] = field(default_factory=set)
     """The columns of searched parameters."""
 
+    def head(self, count: int) -> Table:
+        """The table without the rows after the first `count`."""
+        return replace(self, rows=self.rows[:count])
 
-def text(value: Any) -> str:
-    """A value for a reader: four significant digits, a dash for what is not there.
-
-    >>> text(0.123456), text(3), text(1e-5), text(float("nan")), text(None), text(True)
-    ('0.1235', '3', '1e-05', '–', '–', 'True')
-    """
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        return NOTHING
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them.
-
-    >>> duration(4.26), duration(42.4), duration(150), duration(7300), duration(float("nan"))
-    ('4.3 s', '42 s', '2 min 30 s', '2 h 1 min', '–')
-    """
-    if not math.isfinite(seconds):
-        return NOTHING
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def _thousands(count: Any) -> str:
-    return NOTHING if pd.isna(count) else f"{int(count):,}".replace(",", "\u202f")
+    def only(self, columns: Iterable[int]) -> Table:
+        """The table with these columns alone."""
+        chosen = list(columns)
+        rows = [[row[index] for index in chosen] for row in self.rows]
+        numeric, searched = (
+            {place for place, index in enumerate(chosen) if index in kind} for kind in (self.numeric, self.searched)
+        )
+        return Table([self.headers[index] for index in chosen], rows, numeric, self.marked, searched)
 
 
 def _epochs(row: pd.Series) -> str:
@@ -69,31 +51,80 @@ def _epochs(row: pd.Series) -> str:
     return f"{row['epochs']}{best}"
 
 
+def _origin(row: pd.Series) -> str:
+    """Which trial it runs again or trains further, if it does."""
+    return ", ".join(f"{word} {row[word]}" for word in ("retries", "continues") if pd.notna(row[word]))
+
+
+def _origins(trials: pd.DataFrame) -> list[str]:
+    """The header of the column that tells it, where there is something to tell."""
+    return ["origin"] if trials[["retries", "continues"]].notna().any(axis=None) else []
+
+
 def best_trials(sweep: Sweep, count: int = BEST_TRIALS) -> Table:
-    """The COMPLETE trials with the best values."""
+    """The COMPLETE trials with the best values, each configuration once."""
     short = short_names(sweep.searched)
     test = [sweep.test_metric] if sweep.test_metric else []
-    headers = ["rank", "trial", sweep.metric, *test, *short.values(), "epochs (best)", "network size", "time", "seed"]
+    shown = sweep.ranked.head(count)
+    origin = _origins(shown)
+    headers = ["rank", "trial", *origin, sweep.metric, *test, *short.values(), "epochs (best)", "network size", "time", "seed"]
     rows = []
-    for rank, (_, row) in enumerate(sweep.complete.head(count).iterrows(), start=1):
-        cells = [str(rank), str(row["number"]), text(row["value"]), *(text(row[name]) for name in [*test, *short])]
-        rows.append([*cells, _epochs(row), _thousands(row["parameters"]), duration(row["seconds"]), text(row["seed"])])
-    start = 3 + len(test)
-    words = {index for index, name in enumerate(short, start) if sweep.trials[name].dtype == "str"}
-    return Table(headers, rows, set(range(len(headers))) - words, marked=0, searched=set(range(start, start + len(short))))
+    for rank, (_, row) in enumerate(shown.iterrows(), start=1):
+        cells = [str(rank), str(row["number"]), *(_origin(row) for _ in origin), text(row["value"])]
+        cells += [text(row[name]) for name in [*test, *short]]
+        rows.append([*cells, _epochs(row), thousands(row["parameters"]), duration(row["seconds"]), text(row["seed"])])
+    return _table(sweep, headers, rows, 3 + len(origin) + len(test), words={2} if origin else set(), marked=0)
+
+
+def ranking(sweep: Sweep, found: Front | None) -> Table:
+    """The best trials, or with several objectives the front; with no row if no trial has a value."""
+    if sweep.several:
+        return front(sweep, found) if found else Table([], [])
+    return best_trials(sweep)
+
+
+def front(sweep: Sweep, found: Front) -> Table:
+    """The trials of a Pareto front: every objective, what it is on test data, and what made the trial. None is set off."""
+    short = short_names(sweep.searched)
+    tests = [column for objective in sweep.objectives if (column := sweep.tested(objective))]
+    size = [] if any(objective.metric == SIZE for objective in sweep.objectives) else ["network size"]
+    origin = _origins(found.trials)
+    values = [objective.metric for objective in sweep.objectives]
+    headers = ["trial", *origin, *values, *tests, *short.values(), "epochs (best)", *size, "time", "seed"]
+    rows = []
+    for _, row in found.trials.iterrows():
+        cells = [str(row["number"]), *(_origin(row) for _ in origin)]
+        cells += [amount(objective, row[objective.column]) for objective in sweep.objectives]
+        cells += [*(text(row[name]) for name in [*tests, *short]), _epochs(row), *(thousands(row["parameters"]) for _ in size)]
+        rows.append([*cells, duration(row["seconds"]), text(row["seed"])])
+    return _table(sweep, headers, rows, 1 + len(origin) + len(values) + len(tests), words={1} if origin else set())
 
 
 def all_trials(sweep: Sweep) -> Table:
-    """Every trial that ran, with its verdict and the reason for it."""
+    """Every trial that ran, with its verdict and the reason for it, at its best epoch by the (first) objective."""
     short = short_names(sweep.searched)
-    headers = ["trial", "verdict", sweep.metric, *short.values(), "epochs (best)", "network size", "time", "reason"]
+    origin, others = _origins(sweep.trials), sweep.objectives[1:]
+    at_best = best_rows(sweep.curves).reindex(sweep.trials["number"])
+    metrics = [objective.metric for objective in sweep.objectives]
+    headers = ["trial", "verdict", *origin, *metrics, *short.values(), "epochs (best)", "network size", "time", "reason"]
     rows = []
     for _, row in sweep.trials.iterrows():
         reason = row["reason"].splitlines()[0] if row["reason"] else ""
-        cells = [str(row["number"]), row["verdict"], text(row["best_seen"]), *(text(row[name]) for name in short)]
-        rows.append([*cells, _epochs(row), _thousands(row["parameters"]), duration(row["seconds"]), reason])
-    words = {index for index, name in enumerate(short, start=3) if sweep.trials[name].dtype == "str"}
-    return Table(headers, rows, set(range(len(headers) - 1)) - words - {1})
+        cells = [str(row["number"]), row["verdict"], *(_origin(row) for _ in origin), text(row["best_seen"])]
+        cells += [amount(objective, at_best.at[row["number"], objective.column]) for objective in others]
+        cells += [text(row[name]) for name in short]
+        rows.append([*cells, _epochs(row), thousands(row["parameters"]), duration(row["seconds"]), reason])
+    words = {1, *range(2, 2 + len(origin)), len(headers) - 1}
+    return _table(sweep, headers, rows, 2 + len(origin) + len(metrics), words)
+
+
+def _table(
+    sweep: Sweep, headers: list[str], rows: list[list[str]], start: int, words: set[int], marked: int | None = None
+) -> Table:
+    """Args: start: the first column of searched parameters; words: the columns flush left, but for those of parameters."""
+    words = words | {index for index, name in enumerate(sweep.searched, start) if sweep.trials[name].dtype == "str"}
+    searched = set(range(start, start + len(sweep.searched)))
+    return Table(headers, rows, set(range(len(headers))) - words, marked, searched)
 
 
 def importances(found: Importances) -> Table:
@@ -111,17 +142,28 @@ def importances(found: Importances) -> Table:
     return Table(["parameter", "importance", "chance (95 %)", "", "active in"], rows, {1, 2, 4})
 
 
-def options(sweep: Sweep, found: list[Option]) -> Table:
-    """The choices, one row an option. Where trials were pruned, the last column is the median of all at the first rung."""
+def options(sweep: Sweep, found: list[Option], front: Front | None = None) -> Table:
+    """The choices, one row an option. Where trials were pruned, the last column is the median of all at the first rung.
+
+    Args: front: of several objectives; then there is no best, but how many of an option's trials are on the front, and the
+        median of each objective.
+    """
     rung = first_rung(sweep)
-    early = [f"at epoch {rung}"] if rung else []
+    metrics = [objective.metric for objective in sweep.objectives]
+    early = [f"{f'{sweep.metric} ' if sweep.several else ''}at epoch {rung}"] if rung else []
     names = short_names([option.parameter for option in found])
-    headers = ["choice", "trials", "complete", "pruned", "failed", "best", "median", *early]
-    rows = []
+    counted = ["trials", "complete"] if sweep.several else ["trials", "complete", "pruned", "failed"]
+    headers = ["choice", *counted, *(["front", *metrics] if sweep.several else ["best", "median"]), *early]
+    origins, rows = sweep.origins, []
+    on_front = {origins[number] for number in front.numbers} if front else set()
     for option in found:
-        counts = [str(count) for count in (option.trials, option.complete, option.pruned, option.failed)]
-        values = [text(option.best), text(option.median), *([text(option.early_median)] if rung else [])]
-        rows.append([f"{names[option.parameter]}={option.option}", *counts, *values])
+        counts = (option.trials, option.complete, option.pruned, option.failed)[: len(counted)]
+        cells = [str(count) for count in counts]
+        chosen = on_front & {origins[number] for number in option.numbers}
+        cells.append(str(len(chosen)) if sweep.several else text(option.best))
+        cells += [amount(objective, median) for objective, median in zip(sweep.objectives, option.medians, strict=True)]
+        cells += [text(option.early_median)] if rung else []
+        rows.append([f"{names[option.parameter]}={option.option}", *cells])
     return Table(headers, rows, set(range(1, len(headers))))
 
 

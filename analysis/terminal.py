@@ -12,6 +12,7 @@ from rich.text import Text
 from analysis import tables
 from analysis.report import IMPORTANCE_NOTE, Report
 from analysis.tables import Table
+from analysis.texts import NOTHING
 
 FAILURES = 5
 SHORT = 24
@@ -24,22 +25,27 @@ def print_report(report: Report, console: Console) -> None:
     console.print()
     console.print(Text.assemble((sweep.name, "bold"), f"  {report.status()}"))
     console.print(Text(report.pace(), style="dim"))
+    if report.again():
+        console.print(Text(report.again(), style="dim"))
     for problem in sweep.problems:
         console.print(Text(f"! {problem}", style="yellow"))
 
-    _heading(console, f"Best trials by {sweep.metric} ({sweep.mode})")
-    best = tables.best_trials(sweep)
+    _heading(console, report.ranking)
+    best = tables.ranking(sweep, report.front)
     if best.rows:
-        console.print(*_fitted(best, console))
+        console.print(*_fitted(best.head(tables.BEST_TRIALS), console))
     else:
-        console.print(Text("No trial has finished with a value yet." if report.headline.trials else "No trial has run yet."))
+        console.print(Text(report.no_value))
+    if len(best.rows) > tables.BEST_TRIALS:
+        console.print(Text(f"… and {len(best.rows) - tables.BEST_TRIALS} more, on the page", style="dim"))
 
-    if report.selection:
+    if report.sentences:
         _heading(console, "How sure is that?")
-        _sentences(console, report.selection.sentences)
+        _sentences(console, report.sentences)
 
     _heading(console, "What mattered")
-    for found in report.importances:
+    shown = [found for found in report.importances if not (sweep.several and found.early)]
+    for found in shown:
         console.print(
             Text(f"{found.basis} ({found.trials}, the best {found.best}):" if found.parameters else f"{found.basis}:")
         )
@@ -47,12 +53,16 @@ def print_report(report: Report, console: Console) -> None:
             console.print(_rich(tables.importances(found)))
         else:
             console.print(Text(f"  not measured: {found.missing}"))
-    if any(found.parameters for found in report.importances):
+    if len(shown) < len(report.importances):
+        console.print(Text("By the values at the first rung: on the page.", style="dim"))
+    if any(found.parameters for found in shown):
         console.print(Text(IMPORTANCE_NOTE, style="dim"))
 
     if report.options:
         _heading(console, "Choices")
-        console.print(_rich(tables.options(sweep, report.options)))
+        console.print(*_broken(tables.options(sweep, report.options, report.front), console))
+        if sweep.several:
+            console.print(Text("The objectives: medians of complete trials.", style="dim"))
 
     _heading(console, "Stopped early")
     _sentences(console, report.guard_sentences())
@@ -81,19 +91,29 @@ def _sentences(console: Console, sentences: tuple[str, ...] | list[str]) -> None
 
 def _fitted(table: Table, console: Console) -> list[RichTable]:
     """The table as it is if it fits; else the facts of each trial, and below them its parameters, which may wrap."""
-    whole = _rich(table)
-    if Measurement.get(console, console.options.update(max_width=10_000), whole).maximum <= console.width:
-        return [whole]
+    if _fits(table, console):
+        return [_rich(table)]
     searched = [index for index in range(len(table.headers)) if index in table.searched]
     facts = [index for index in range(len(table.headers)) if index not in table.searched]
     trial = table.headers.index("trial")
     rows = [
-        [row[trial], "  ".join(f"{table.headers[index]}={row[index]}" for index in searched if row[index] != tables.NOTHING)]
+        [row[trial], "  ".join(f"{table.headers[index]}={row[index]}" for index in searched if row[index] != NOTHING)]
         for row in table.rows
     ]
-    numeric = {place for place, index in enumerate(facts) if index in table.numeric}
-    above = Table([table.headers[i] for i in facts], [[row[i] for i in facts] for row in table.rows], numeric, table.marked)
-    return [_rich(above), _rich(Table(["trial", "parameters"], rows, {0}, table.marked))]
+    return [_rich(table.only(facts)), _rich(Table(["trial", "parameters"], rows, {0}, table.marked))]
+
+
+def _broken(table: Table, console: Console) -> list[RichTable]:
+    """The table as it is if it fits; else its last columns below the others, each beside the first column again."""
+    last = len(table.headers)
+    while last > 2 and not _fits(table.only(range(last)), console):
+        last -= 1
+    rest = range(last, len(table.headers))
+    return [_rich(table.only(range(last))), *(_broken(table.only([0, *rest]), console) if rest else [])]
+
+
+def _fits(table: Table, console: Console) -> bool:
+    return Measurement.get(console, console.options.update(max_width=10_000), _rich(table)).maximum <= console.width
 
 
 def _rich(table: Table) -> RichTable:

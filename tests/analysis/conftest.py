@@ -18,6 +18,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 
 from sweeps.ledger import History, Ledger
+from sweeps.recorded import PREFIX
 
 STATES = {
     "finished": TrialState.COMPLETE,
@@ -43,7 +44,8 @@ DISTRIBUTIONS = {
 class Made:
     """A trial to be written: its objective by epoch (from 1), how it ended, what it was."""
 
-    values: Sequence[float] = ()
+    values: Sequence[Any] = ()
+    """Of several objectives, a tuple an epoch."""
     verdict: str = "finished"
     reason: str = ""
     params: dict[str, Any] = field(default_factory=dict)
@@ -59,6 +61,8 @@ class Made:
     """Seconds between its start and its end in which it did not train, since the sweep was interrupted."""
     error: str = ""
     gradients: bool = True
+    origin: dict[str, int] = field(default_factory=dict)
+    """`{"retries": 3}` or `{"continues": 3}`: the epochs that it has in common with that trial are copied."""
 
 
 Write = Callable[..., Ledger]
@@ -73,6 +77,10 @@ def note(made: Made) -> dict[str, Any]:
     }
     if made.values:
         notes |= {"parameters": made.parameters, "max_epochs": made.max_epochs}
+    notes |= made.origin
+    if made.values and isinstance(made.values[0], tuple):
+        for epoch, values in enumerate(made.values, start=1):
+            notes[f"{PREFIX}{epoch}"] = [repr(float(value)) for value in values]
     if made.metrics:
         notes["metrics"] = made.metrics
     if made.shadow:
@@ -86,14 +94,17 @@ def note(made: Made) -> dict[str, Any]:
 
 def frozen(made: Made, mode: str) -> optuna.trial.FrozenTrial:
     state = STATES[made.verdict]
-    finite = [value for value in made.values if math.isfinite(value)]
+    several = bool(made.values) and isinstance(made.values[0], tuple)
+    epochs = [values if several else (values,) for values in made.values]
+    finite = [values for values in epochs if all(map(math.isfinite, values))]
+    best = max(finite, key=lambda values: values[0] if mode == "max" else -values[0], default=None)
     start = START + timedelta(seconds=made.started)
     trial = optuna.trial.create_trial(
         state=state,
-        value=(max(finite) if mode == "max" else min(finite)) if state == TrialState.COMPLETE else None,
+        values=best if state == TrialState.COMPLETE else None,
         params=made.params,
         distributions={key: DISTRIBUTIONS.get(key) or CategoricalDistribution([made.params[key]]) for key in made.params},
-        intermediate_values=dict(enumerate(made.values, start=1)),
+        intermediate_values={} if several else dict(enumerate(made.values, start=1)),
         user_attrs=note(made),
     )
     trial.datetime_start = start
@@ -110,7 +121,7 @@ def write_files(ledger: Ledger, number: int, made: Made, metric: str) -> None:
         files.error.write_text(made.error)
     history = History.open(files.history)
     for epoch, value in enumerate(made.values, start=1):
-        metrics = {"train/loss": 1.0 / epoch, metric: value}
+        metrics = {"train/loss": 1.0 / epoch, metric: value[0] if isinstance(value, tuple) else value}
         if made.gradients:
             evidence = -1.0 + 1.2 * epoch / made.max_epochs + 0.05 * (number % 3)
             metrics |= {
@@ -139,16 +150,26 @@ def write_sweep(
     mode: str = "max",
     metric: str = "val/avg_acc",
     target: int = 0,
+    others: Sequence[tuple[str, str]] = (),
+    stopping: str = "{scheduler: asha}",
+    end: str | None = None,
 ) -> Ledger:
+    """Args: others: metric and mode of the objectives after the first; stopping: as a search space has it; end: how the
+    last session ended."""
     ledger = Ledger(name, root)
     ledger.trials_directory.mkdir(parents=True)
     shutil.copy(empty_study_file, ledger.study_file)
-    ledger.space_file.write_text(f"description: Which is best?\nsearch: {{trials: {target or len(trials)}}}\n")
-    direction = "maximize" if mode == "max" else "minimize"
-    study = optuna.create_study(study_name=name, storage=ledger.storage, direction=direction)
+    space = f"description: Which is best?\nsearch: {{trials: {target or len(trials)}}}\nstopping: {stopping}\n"
+    ledger.space_file.write_text(space)
+    objectives = [(metric, mode), *others]
+    directions = ["maximize" if one == "max" else "minimize" for _, one in objectives]
+    study = optuna.create_study(study_name=name, storage=ledger.storage, directions=directions)
     study.set_user_attr("metric", metric)
     study.set_user_attr("mode", mode)
+    if others:
+        study.set_user_attr("objectives", [{"metric": metric, "mode": mode} for metric, mode in objectives])
     session = {"started": "2026-01-02T09:00:00+00:00", "command": f"python -m sweeps run {name}", "code": {"commit": "a" * 40}}
+    session |= {"end": end} if end else {}
     ledger.write_manifest({"name": name, "seed": 1, "sessions": [session]})
     for number, made in enumerate(trials):
         study.add_trial(frozen(made, mode))

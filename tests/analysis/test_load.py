@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from analysis import load
-from analysis.load import COLUMNS, for_parquet
+from analysis.frames import COLUMNS, for_parquet
 from sweeps.ledger import LedgerError
 
 
@@ -62,7 +62,9 @@ def test_history_is_long_with_a_column_a_metric(write_ledger, made):
 def test_only_complete_trials_have_a_value(write_ledger, made):
     """A pruned trial's last value, which optuna keeps as its value, is of too few epochs to stand beside finished ones."""
     kinds = ["finished", "spent", "outranked", "broken", "failed", "running"]
-    sweep = read(write_ledger([made((0.4, 0.5, 0.3), kind, "why") for kind in kinds]))
+    ledger = write_ledger([made((0.4, 0.5, 0.3), kind, "why") for kind in kinds])
+    with ledger.lock():
+        sweep = read(ledger)
     assert sweep.trials["verdict"].tolist() == kinds
     assert sweep.trials["value"].isna().tolist() == [False, False, True, True, True, True]
     assert sweep.trials["best_seen"].tolist() == [0.5] * 6
@@ -77,10 +79,19 @@ def test_rejected_trials_stand_apart(write_ledger, made):
 
 
 def test_a_running_trial_is_measured_by_its_history(write_ledger, made):
-    sweep = read(write_ledger([made((0.5, 0.6), "running", seconds=8.0)]))
-    row = sweep.trials.iloc[0]
+    ledger = write_ledger([made((0.5, 0.6), "running", seconds=8.0)])
+    with ledger.lock():
+        row = read(ledger).trials.iloc[0]
     assert (row["verdict"], row["epochs"], row["seconds"], row["best_seen"]) == ("running", 2, 8.0, 0.6)
     assert pd.isna(row["ended"])
+    assert read(ledger).trials["verdict"].tolist() == ["interrupted"]  # nobody runs the sweep
+
+
+def test_retries_and_continuations_are_asked_for_on_top(write_ledger, made):
+    ledger = write_ledger([made((0.5,)), made((), "failed", "ValueError: no")], target=2)
+    assert read(ledger).target == 2
+    ledger.study().enqueue_trial({}, user_attrs={"retries": 1})
+    assert read(ledger).target == 3
 
 
 def test_a_torn_last_line_is_left_out(write_ledger, made):

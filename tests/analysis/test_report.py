@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from plotly.offline import get_plotlyjs
 from rich.console import Console
 from typer.testing import CliRunner
 
 from analysis import figures, load
 from analysis.__main__ import app
-from analysis.page import panels, render, write_page
+from analysis.page import compressed_plotly, panels, render, write_page
 from analysis.report import build, write_results
 from analysis.tables import best_trials
 from analysis.terminal import print_report
@@ -70,8 +69,8 @@ def test_the_page_needs_nothing_else(searched):
     outline = Outline(page)
     assert outline.fetched == []
     assert "link" not in outline.tags
-    assert page.count(get_plotlyjs()) == 1
-    without_library = page.replace(get_plotlyjs(), "")
+    assert page.count(compressed_plotly()) == 1
+    without_library = page.replace(compressed_plotly(), "")
     assert not re.search(r"https?://|//cdn|@import|url\(", without_library)
     # What the library could fetch by itself, the page forbids.
     assert "default-src 'none'" in without_library
@@ -96,7 +95,7 @@ def test_text_from_trials_is_never_markup(write_ledger, made):
     nasty = "</script><script>alert(1)</script>[red]"
     trials = [made((0.5, 0.6), params={"loader": nasty}), made((0.5, 0.4), params={"loader": nasty})]
     report = built(write_ledger([*trials, made((), "failed", nasty, error=f"Traceback\n{nasty}", params={"loader": nasty})]))
-    page = render(report).replace(get_plotlyjs(), "")
+    page = render(report).replace(compressed_plotly(), "")
     assert "<script>alert" not in page
     assert page.count("&lt;/script&gt;&lt;script&gt;alert(1)&lt;/script&gt;[red]") >= 3
     assert all(json.loads(text) for text in Outline(render(report)).data.values())
@@ -160,7 +159,7 @@ def test_the_best_trial_has_the_best_colour_and_lies_on_top(write_ledger, made, 
 def test_a_line_of_one_trial_does_not_run_into_the_next(write_ledger, made):
     """One trace holds all trials of a verdict: a gap after each keeps them apart."""
     sweep = load("demo", write_ledger([made((0.9, 0.95)), made((0.1, 0.2)), made((0.3, 0.4))]).root)
-    finished = next(trace for trace in figures.learning_curves(sweep).data if trace.name == "finished")
+    finished = next(trace for trace in figures.learning_curves(sweep, [0]).data if trace.name == "finished")
     assert [None if pd.isna(x) else x for x in finished.x] == [1, 2, None, 1, 2, None]
     assert [None if pd.isna(y) else y for y in finished.y] == [0.1, 0.2, None, 0.3, 0.4, None]
 

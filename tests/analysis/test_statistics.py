@@ -24,8 +24,12 @@ def spent(epoch):
 
 def test_headline_counts_every_verdict(write_ledger, made):
     kinds = ["finished", "finished", "spent", "outranked", "broken", "failed", "running", "rejected"]
-    line = headline(read(write_ledger([made((0.5, 0.6), kind, "why") for kind in kinds])))
-    assert line.counts == {"finished": 2, "spent": 1, "outranked": 1, "broken": 1, "failed": 1, "running": 1}
+    ledger = write_ledger([made((0.5, 0.6), kind, "why") for kind in kinds])
+    with ledger.lock():
+        line = headline(read(ledger))
+    expected = {"finished": 2, "spent": 1, "outranked": 1, "broken": 1, "failed": 1, "running": 1}
+    expected |= {"waiting": 0, "interrupted": 0}
+    assert line.counts == expected
     assert (line.trials, line.ended, line.rejected, line.epochs) == (7, 6, 1, 14)
 
 
@@ -140,7 +144,7 @@ def test_the_first_rung_is_where_all_trials_can_be_compared(write_ledger, made):
     trials = [made((0.1, 0.5, 0.2, 0.6)), made((0.3, 0.2), "outranked", "last"), made((0.2, 0.4, 0.4), "outranked", "last")]
     sweep = read(write_ledger([*trials, made((0.9,), "failed", "RuntimeError")]))
     assert first_rung(sweep) == 2
-    assert best_by_epoch(sweep, 2) == {0: 0.5, 1: 0.3, 2: 0.4}
+    assert best_by_epoch(sweep, 2, sweep.objectives[0]) == {0: 0.5, 1: 0.3, 2: 0.4}
     assert first_rung(read(write_ledger([made((0.5,))], name="unpruned"))) is None
 
 
