@@ -20,13 +20,15 @@ of `model=vimh_mlp` (48 wide, with its dropout), and of 20 and 4 units a layer: 
 network that costs next to nothing, so that its row is near what the feeds alone allow. "per sample" makes the soft targets
 one at a time, as a Dataset that returns finished targets has to; the part of its ratio that "lean" does not share is that.
 
-The bound: against "per sample" in this process, at least 4 times the throughput on an MLP. It is judged for every MLP and
-batch size by itself.
+The aim: against "per sample" in this process, at least 4 times the throughput on an MLP. It is told for every MLP and batch
+size whether that is reached. The bound: it is, by the 4-unit MLP from batch 128 on, as docs/vimh.md says. Exit status 1: the
+bound is broken (with `--quick` never).
 """
 
 import argparse
 import logging
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -45,7 +47,8 @@ from lhtx.nets import SimpleCNN, SimpleMLP
 from lhtx.targets import gaussian_targets
 
 WIDTH = 1.0  # of the soft targets, in class steps
-BOUND = 4.0  # what an MLP's ratio to "per sample" shall reach
+AIM = 4.0  # what an MLP's ratio to "per sample" shall reach
+BOUND = ("MLP 4", 128)  # the network, and the batch size from which on it must
 MLP_WIDTHS = {"MLP 4": 4, "MLP 20": 20, "MLP 48": 48}
 SHIPPED = "MLP 48"  # as model=vimh_mlp
 
@@ -172,7 +175,7 @@ def parameters(net: nn.Module) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 
 
-def main() -> None:
+def main() -> int:
     """Measure and print one row for each network and batch size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=3000, help="training samples an epoch (3000)")
@@ -188,11 +191,12 @@ def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")  # its advice on workers is what is measured here
     with tempfile.TemporaryDirectory() as directory:
-        measure(Path(directory) / "dataset", options)
+        kept = measure(Path(directory) / "dataset", options)
+    return int(not kept and not options.quick)
 
 
-def measure(directory: Path, options: argparse.Namespace) -> None:
-    """Generate the data in `directory`, let the feeds take turns, print the table."""
+def measure(directory: Path, options: argparse.Namespace) -> bool:
+    """Generate the data in `directory`, let the feeds take turns, print the table; whether the bound is kept."""
     recipe = {"size": round(options.samples / 0.7), "test_fraction": 0.0}
     datamodule = VIMHDataModule(directory, generate=recipe, in_memory=True)
     datamodule.prepare_data()
@@ -224,12 +228,16 @@ def measure(directory: Path, options: argparse.Namespace) -> None:
             print("".join(f" {other:>10,.0f} {ours / other:>5.1f}x" for other in others), flush=True)
             if label in ratios:
                 ratios[label][batch_size] = ours / others[0]
-    print(f"bound: at least {BOUND:g}x per sample on the MLP")
+    print(f"aim: at least {AIM:g}x per sample on an MLP")
     for label, found in ratios.items():
         shipped = " (net of model=vimh_mlp)" if label == SHIPPED else ""
-        verdicts = (f"batch {size}: {'kept' if ratio >= BOUND else 'BROKEN'} ({ratio:.2f}x)" for size, ratio in found.items())
+        verdicts = (f"batch {size}: {'reached' if ratio >= AIM else 'missed'} ({ratio:.2f}x)" for size, ratio in found.items())
         print(f"  {label}{shipped}: {', '.join(verdicts)}")
+    network, smallest = BOUND
+    kept = all(ratio >= AIM for size, ratio in ratios[network].items() if size >= smallest)
+    print(f"bound: reached by {network} from batch {smallest} on: {'kept' if kept else 'BROKEN'}")
+    return kept
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,16 +2,22 @@
 to the network at hand. Knows nothing of configs.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from lightning import LightningDataModule
 from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
 from lhtx.errors import CheckpointError
 from lhtx.files import replacing
+
+INPUT_CONSTANTS = "input_constants"
+"""The key of a datamodule's state under which the constants of a network's inputs stand."""
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -86,11 +92,34 @@ def check_weights(state: dict[str, torch.Tensor], module: nn.Module, path: str |
             )
 
 
-def load_weights(module: nn.Module, path: str | Path) -> None:
-    """Puts the weights and buffers of the checkpoint at `path` into `module`. Raises CheckpointError."""
-    state = load_checkpoint(path)["state_dict"]
-    check_weights(state, module, path)
-    module.load_state_dict(state)
+def load_weights(module: nn.Module, path: str | Path, datamodule: LightningDataModule | None = None) -> None:
+    """Puts the weights and buffers of the checkpoint at `path` into `module`, and its input constants into `datamodule`.
+
+    Raises CheckpointError.
+    """
+    checkpoint = load_checkpoint(path)
+    check_weights(checkpoint["state_dict"], module, path)
+    module.load_state_dict(checkpoint["state_dict"])
+    if datamodule is not None:
+        load_input_constants(datamodule, checkpoint, path)
+
+
+def load_input_constants(datamodule: LightningDataModule, checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Hands a datamodule the means and deviations that the network of `checkpoint`, read from `path`, was trained with.
+
+    A datamodule that keeps none is left alone. One that does is told by a warning where the checkpoint has none.
+    """
+    if type(datamodule).load_state_dict is LightningDataModule.load_state_dict:
+        return
+    # Lightning keeps a datamodule's state under the name of its class, and the other dataset may be of another class.
+    states = [state for state in checkpoint.values() if isinstance(state, Mapping) and INPUT_CONSTANTS in state]
+    if states:
+        datamodule.load_state_dict(states[0])
+    else:
+        rank_zero_warn(
+            f"{path} does not say by which means and deviations its network's inputs were normalised (an older version wrote "
+            "it): where they are measured, they are measured anew, which is right on the dataset of its run alone"
+        )
 
 
 def _shape(tensor: torch.Tensor | None) -> str:

@@ -14,12 +14,24 @@ from typing import Any
 
 import hydra
 import torch
+import yaml
 from hydra.errors import HydraException, InstantiationException
 from lightning import LightningDataModule, LightningModule
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from lhtx.config_errors import call_refusal, missing_target, near, options, refusal, unresolved
+from lhtx.argument_types import check_switches, check_types
+from lhtx.config_errors import (
+    call_refusal,
+    check_known,
+    missing_target,
+    near,
+    network_refusal,
+    options,
+    refusal,
+    unread,
+    unresolved,
+)
 from lhtx.errors import CheckpointError, ConfigError, DatasetError
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -67,10 +79,16 @@ def compose(overrides: Sequence[str], config_name: str = "train") -> DictConfig:
     overrides = list(overrides)
     try:
         cfg = _compose(overrides, config_name)
+        if config_name == "train":
+            _check_local(overrides)
+        check_switches({key: cfg[key] for key in ("train", "test")})
+        check_switches(cfg.extras, "extras")
         OmegaConf.select(cfg, "paths.output_dir")  # from here on its time stands, in copies of the config too
         return cfg
     except (HydraException, TypeError) as error:  # Hydra trips with a TypeError over a group set to a list of numbers
         raise refusal(error, overrides, CONFIGS, lambda others: _compose_or_default(others, config_name)) from error
+    except yaml.MarkedYAMLError as error:
+        raise unread(error) from error
     except OmegaConfBaseException as error:
         raise unresolved(error, cfg, "paths.output_dir") from error
 
@@ -78,6 +96,20 @@ def compose(overrides: Sequence[str], config_name: str = "train") -> DictConfig:
 def _compose(overrides: list[str], config_name: str) -> DictConfig:
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return hydra.compose(config_name, overrides=overrides)
+
+
+def _check_local(overrides: list[str]) -> None:
+    """Refuses local settings that set what there is not: Hydra would add it, and nothing would read it."""
+    file = CONFIGS / "local" / "default.yaml"
+    others = [override for override in overrides if not override.startswith("local=")]
+    if others != overrides or "~local" in overrides or not file.is_file():
+        return
+    settings = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    if settings and not re.match(r"\s*#\s*@package\s+_global_\s", file.read_text(encoding="utf-8")):
+        raise ConfigError(f"{file}: the first line must be `# @package _global_`; without it, nothing reads what follows")
+    chosen = {key.split()[-1].strip("/") for entry in settings.get("defaults", ()) if isinstance(entry, dict) for key in entry}
+    given = {key: value for key, value in settings.items() if key not in {"defaults", "hydra"} | chosen}
+    check_known(given, OmegaConf.to_container(_compose([*others, "~local"], "train"), resolve=False), file)
 
 
 def _compose_or_default(overrides: list[str], config_name: str) -> DictConfig:
@@ -135,6 +167,35 @@ def build_task(cfg: DictConfig) -> LightningModule:
     return task
 
 
+def check_network(cfg: DictConfig, task: LightningModule) -> None:
+    """Refuses a network that does not take the dataset's images and auxiliary features, by their shapes alone.
+
+    It is called once as if its weights were on the meta device, where nothing is computed: a matter of milliseconds.
+
+    Args:
+        cfg: configured.
+        task: built from it, on whatever device.
+
+    Raises:
+        ConfigError: with the dataset's shapes and what the network says to them.
+    """
+    net, data, features = task.net, cfg.dataset, cfg.dataset.auxiliary_size
+    weights = {name: tensor.detach().to("meta") for name, tensor in (*net.named_parameters(), *net.named_buffers())}
+    training = {module: module.training for module in net.modules()}
+    try:
+        with torch.device("meta"), torch.no_grad():
+            inputs = [torch.empty(2, data.channels, data.height, data.width)]
+            inputs += [torch.empty(2, features)] if features and net.auxiliary_input_size else []
+            torch.func.functional_call(net.eval(), weights, tuple(inputs))
+    except (ValueError, RuntimeError) as error:
+        if "meta" in str(error).lower():  # it looks at numbers, or makes tensors elsewhere: only a real batch can tell
+            return
+        raise network_refusal(error, cfg) from error
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
 def instantiate(cfg: DictConfig, key: str, **arguments: Any) -> Any:
     """The object that the node `key` of `cfg` describes by `_target_`, with `arguments` added to the config's own.
 
@@ -142,6 +203,7 @@ def instantiate(cfg: DictConfig, key: str, **arguments: Any) -> Any:
         ConfigError: the key, the class and why it refused; where an argument is unknown, those that are accepted.
     """
     try:
+        _check_types(cfg, key)
         return hydra.utils.instantiate(OmegaConf.select(cfg, key), _convert_="all", **arguments)
     except InstantiationException as error:
         cause = error.__cause__
@@ -157,6 +219,16 @@ def instantiate(cfg: DictConfig, key: str, **arguments: Any) -> Any:
         raise call_refusal(cause, full_key, target, hydra.utils.get_object) from error
     except OmegaConfBaseException as error:
         raise unresolved(error, cfg, key) from error
+
+
+def parts_of(cfg: DictConfig, group: str) -> list[str]:
+    """The callbacks or the loggers of `cfg`, by name: what the mapping `group` holds but for null, which switches one off."""
+    return [name for name, node in (cfg.get(group) or {}).items() if node is not None]
+
+
+def _check_types(cfg: DictConfig, key: str) -> None:
+    node = OmegaConf.select(cfg, key)
+    check_types(OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node, key)
 
 
 def target_class(cfg: DictConfig, key: str) -> Any:
@@ -196,19 +268,25 @@ class Description:
     network: str
 
 
-def describe(overrides: Sequence[str]) -> Description:
+def describe(overrides: Sequence[str], prepare: bool = True) -> Description:
     """Composes and configures `overrides` and builds the task on the meta device, where no weight is allocated.
 
+    Args:
+        overrides: as for `compose`.
+        prepare: as for `configure`.
+
     Raises:
-        ConfigError: it does not compose, a class refuses its arguments, or what it monitors makes no sense (`check_monitored`).
+        ConfigError: it does not compose, a class refuses its arguments, the network does not take the data (`check_network`),
+            or what it monitors makes no sense (`check_monitored`).
         DatasetError: the dataset cannot be read or made.
     """
-    cfg = configure(compose(overrides))
+    cfg = configure(compose(overrides), prepare)
     epochs = cfg.trainer.get("max_epochs")
     if epochs is not None and (not isinstance(epochs, int) or (epochs < 1 and epochs != -1)):
         raise ConfigError(f"trainer.max_epochs is {epochs!r}; expected a whole number of 1 or more, or -1 for no limit")
     with torch.device("meta"):
         task = build_task(cfg)
+    check_network(cfg, task)
     metrics = metric_names(cfg, task)
     check_monitored(cfg, metrics)
     parameters = sum(parameter.numel() for parameter in task.net.parameters())
@@ -218,7 +296,7 @@ def describe(overrides: Sequence[str]) -> Description:
 def metric_names(cfg: DictConfig, task: LightningModule) -> tuple[str, ...]:
     """Every metric that a run of `cfg` with `task` logs at the end of an epoch: the task's and its callbacks'."""
     names = set(task.metric_names())
-    for name in cfg.get("callbacks") or {}:
+    for name in parts_of(cfg, "callbacks"):
         if hasattr(target_class(cfg, f"callbacks.{name}"), "metric_names"):
             names.update(instantiate(cfg, f"callbacks.{name}").metric_names())
     return tuple(sorted(names))
@@ -235,10 +313,14 @@ def check_monitored(cfg: DictConfig, metrics: Iterable[str]) -> None:
         ConfigError: a metric that is not among them; the highest of a loss or an error, or the lowest of an accuracy; or one of
             the validation, or a `ReduceLROnPlateau`, which needs it, where `cfg.trainer` never validates.
     """
+    _check_types(cfg, "trainer")
     metrics = list(metrics)
     logged = [metric for metric in metrics if not metric.startswith("test/")]
     watched = [("optimized_metric", cfg.get("optimized_metric"), "optimized_mode", cfg.get("optimized_mode"))]
-    for name, node in (cfg.get("callbacks") or {}).items():
+    for name in parts_of(cfg, "callbacks"):
+        node = cfg.callbacks[name]
+        if not OmegaConf.is_dict(node):
+            target_class(cfg, f"callbacks.{name}")  # refuses it
         watched.append((f"callbacks.{name}.monitor", node.get("monitor"), f"callbacks.{name}.mode", _mode(cfg, name)))
     for key, metric, mode_key, mode in watched:
         if metric is None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -74,7 +75,7 @@ def refusal(error: Exception, overrides: Sequence[str], configs: Path, base: Cal
         if key is None or not re.search(rf"['\s=+]{re.escape(key)}(?=['\s=]|$)", text):
             continue
         others = [other for other in overrides if other != override]
-        unknown = None if key in groups else _unknown_key(key, base(others), groups)
+        unknown = None if key in groups else _unknown(override, key, base(others), groups)
         return ConfigError(f"the override {override!r} was refused: {unknown or ' '.join(text.split())}")
     return ConfigError(f"the config does not compose with {list(overrides)}: {' '.join(text.split())}")
 
@@ -105,6 +106,58 @@ def _unknown_key(key: str, config: DictConfig, groups: Mapping[str, list[str]]) 
     return None
 
 
+def _unknown(override: str, key: str, config: DictConfig, groups: Mapping[str, list[str]]) -> str | None:
+    """Says which key of `override`, which sets `key`, or of the mapping that it gives the config does not have; None: none."""
+    given = OverridesParser.create().parse_override(override).value()
+    message, whole = _unknown_key(key, config, groups), key.rpartition(".")[0]
+    if message is None:
+        message, whole = _unknown_inner_key(key, given, config), key
+    if message and whole and whole not in groups and isinstance(given, dict):
+        message += f" To put another mapping in the place of {whole}, delete it first: ~{whole} '+{whole}={{…}}'."
+    return message
+
+
+def unread(error: yaml.MarkedYAMLError) -> ConfigError:
+    """The `ConfigError` for a config file that is no YAML: the file, the line and what is wrong with it."""
+    mark = error.problem_mark or error.context_mark
+    where = f"{mark.name}:{mark.line + 1}:{mark.column + 1}" if mark else "a config file"
+    return ConfigError(f"{where}: no YAML: {error.problem or error.context}")
+
+
+def check_known(given: Mapping[str, Any], known: Any, file: Path, prefix: str = "") -> None:
+    """Refuses keys that a config file sets and the config has not got without it; below an empty mapping there may be any.
+
+    Args:
+        given: what the file holds.
+        known: the config without the file, as plain containers.
+        file: for the message.
+        prefix: of the keys, where `given` and `known` stand below one.
+
+    Raises:
+        ConfigError: the first such key, with the near ones.
+    """
+    for key, value in given.items():
+        if key not in known:
+            where = f"in {prefix.rstrip('.')}" if prefix else "at the top level"
+            raise ConfigError(f"{file}: there is no key {str(key)!r} {where}. {near(str(key), map(str, known))}")
+        if isinstance(value, Mapping) and isinstance(known[key], Mapping) and known[key]:
+            check_known(value, known[key], file, f"{prefix}{key}.")
+
+
+def _unknown_inner_key(key: str, given: Any, config: DictConfig) -> str | None:
+    """Says which key of the mapping `given` for `key` the config does not have there; None where it has them all."""
+    while isinstance(given, dict):
+        node = OmegaConf.select(config, key)
+        if not OmegaConf.is_dict(node):
+            return None
+        for name in given:
+            if name not in node:
+                return f"there is no key {str(name)!r} in {key}. {near(str(name), map(str, node))}"
+        name, given = next(((name, value) for name, value in given.items() if isinstance(value, dict)), (None, None))
+        key = f"{key}.{name}"
+    return None
+
+
 def _values(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """Every dotted key of a config given as plain containers, leaves and inner nodes, and what stands there."""
     values: list[tuple[str, Any]] = []
@@ -127,12 +180,20 @@ def missing_target(key: str, target: str) -> ConfigError:
         if length < len(parts) - 1 and inspect.isclass(getattr(place, parts[length], None)):
             place, path, length = getattr(place, parts[length]), f"{path}.{parts[length]}", length + 1
         known = getattr(place, "__all__", None) or _own_names(place, path)
+        if "loss" in key.split("."):
+            known = [name for name in known if _is_loss(getattr(place, name, None))] or known
         return ConfigError(
             f"{key}._target_ is {target!r}, and there is no {parts[length]!r} in {path}. {near(parts[length], known)}"
         )
     return ConfigError(
         f"{key}._target_ is {target!r}, and there is no module {parts[0]!r}; expected a class, such as lhtx.nets.SimpleCNN"
     )
+
+
+def _is_loss(value: Any) -> bool:
+    from lhtx.losses import Loss  # here, as messages alone have no use for torch
+
+    return inspect.isclass(value) and issubclass(value, Loss) and value is not Loss
 
 
 def _own_names(place: Any, path: str) -> list[str]:
@@ -162,6 +223,19 @@ def call_refusal(error: Exception, key: str, target: str, locate: Callable[[str]
     if unexpected:
         message += f" {near(unexpected[1], _arguments(locate(target)))}"
     return ConfigError(message)
+
+
+def network_refusal(error: Exception, cfg: DictConfig) -> ConfigError:
+    """The `ConfigError` for a network that raised `error` when it was handed the shapes of the dataset of `cfg`."""
+    data, net = cfg.dataset, cfg.model.net
+    given = f"images of {data.channels}×{data.height}×{data.width} (channels, height, width)"
+    if data.auxiliary_size:
+        given += f" and {data.auxiliary_size} auxiliary features"
+    reason = str(error).removesuffix(".")
+    return ConfigError(
+        f"model.net: {net._target_} does not take what the dataset {data.name} gives, {given}: {reason}. Choose a model that "
+        "is made for such data, or leave the sizes under model.net to its config, which reads them from the dataset"
+    )
 
 
 def _arguments(call: Any) -> list[str]:

@@ -11,10 +11,11 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from lightning import LightningDataModule, LightningModule
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lhtx.checkpoints import load_weights
-from lhtx.compose import build_datamodule, build_task, compose, configure, resolved
+from lhtx.compose import CONFIGS, build_datamodule, build_task, compose, configure, resolved
+from lhtx.config_errors import options
 from lhtx.errors import USER_ERRORS, ConfigError
 from lhtx.extras import quieten
 from lhtx.runs import (
@@ -28,9 +29,11 @@ from lhtx.runs import (
     table,
     write_metrics,
 )
-from lhtx.trained import CONFIG_FILE, check_data, check_dataset, run_directory
+from lhtx.trained import check_data, check_dataset, run_directory, trained_config
 
 SPLITS = ("test", "val")
+GROUPS = ("trainer", "callbacks", "logger", "paths", "hydra")
+"""The config groups that an evaluation chooses from; all else is the run's."""
 
 
 def compose_evaluation(overrides: Sequence[str], config_name: str = "evaluate") -> DictConfig:
@@ -41,16 +44,15 @@ def compose_evaluation(overrides: Sequence[str], config_name: str = "evaluate") 
         config_name: the primary config, `evaluate` or one that builds on it.
 
     Raises:
-        ConfigError: no `ckpt_path`, an override that does not compose, or one that divides or reads the run's own dataset in
-            another way than the run did.
+        ConfigError: no `ckpt_path`, or an override that does not compose.
         CheckpointError: no such checkpoint, or no config beside it.
     """
     run = run_directory(_checkpoint(overrides))
+    _check_groups(overrides)
     quoted = str(run).replace("\\", "\\\\").replace("'", "\\'")
     cfg = compose([*overrides, f"hydra.searchpath=['file://{quoted}']"], config_name)
     if cfg.split not in SPLITS:
         raise ConfigError(f"split is {cfg.split!r}. Accepted: {', '.join(SPLITS)}")
-    check_data(resolved(cfg), OmegaConf.load(run / CONFIG_FILE))
     return cfg
 
 
@@ -76,18 +78,34 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
 
 def restore(cfg: DictConfig) -> tuple[DictConfig, LightningDataModule, LightningModule]:
     """Makes the output directory, and what a config of `compose_evaluation` evaluates: its datamodule, and its task with the
-    checkpoint's weights; before them `cfg`, configured.
+    checkpoint's weights; before them `cfg`, configured. The datamodule normalises by the checkpoint's constants.
 
     Raises:
         CheckpointError: unreadable, made for another network (the first differing tensor is named) or for other data.
+        ConfigError: the run's own dataset, divided or read in another way than the run did.
         ConfigError, DatasetError: what else the user can put right.
     """
-    trained, cfg = cfg, configure(cfg)
+    trained, cfg = trained_config(Path(cfg.ckpt_path).expanduser().absolute()), configure(cfg)
+    check_data(resolved(cfg), trained)
     check_dataset(cfg, trained)
     prepare_run(cfg)
     datamodule, task = build_datamodule(cfg), build_task(cfg)
-    load_weights(task, cfg.ckpt_path)
+    load_weights(task, cfg.ckpt_path, datamodule)
     return cfg, datamodule, task
+
+
+def _check_groups(overrides: Sequence[str]) -> None:
+    """Refuses an option of a group that the run's own config decides."""
+    for text in overrides:
+        try:
+            group = OverridesParser.create().parse_override(text).key_or_group.lstrip("/")
+        except HydraException:
+            continue  # `compose` refuses it by name
+        if group in options(CONFIGS) and group not in GROUPS:
+            raise ConfigError(
+                f"the override {text!r} was refused: the network and the data are those of the checkpoint's run. Change single "
+                f"keys, such as data.batch_size=512, or take other options of the groups {', '.join(GROUPS)}"
+            )
 
 
 def _checkpoint(overrides: Sequence[str]) -> Path:

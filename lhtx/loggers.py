@@ -46,10 +46,11 @@ class CSVLogger(LightningCSVLogger):
 
 
 def _before(text: str, step: int) -> str:
-    """The table `text` without the rows whose `step` is `step` or later."""
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    """The table `text` without the rows whose `step` is `step` or later, and without a row that was not written to its end."""
+    whole = text[: text.rfind("\n") + 1]
+    reader = csv.DictReader(io.StringIO(whole, newline=""))
     page = io.StringIO(newline="")
     writer = csv.DictWriter(page, reader.fieldnames or [])
     writer.writeheader()
     writer.writerows(row for row in reader if int(row["step"]) < step)
-    return page.getvalue()
+    return page.getvalue() if whole else ""

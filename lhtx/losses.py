@@ -181,6 +181,13 @@ class Loss(nn.Module):
         self.classes = classes
         self.parameter_range = parameter_range
 
+    def sample_weights(self, index: Tensor) -> Tensor | None:
+        """The weights (B,) by which the mean over a batch of the true classes `index`, int64 (B,), is a weighted one.
+
+        None where every sample weighs the same. Metrics need it to take the mean over an epoch.
+        """
+        return None
+
     def extra_repr(self) -> str:
         return f"classes={self.classes}, parameter_range={self.parameter_range:g}"
 
@@ -219,6 +226,9 @@ class _ClassLoss(Loss):
         weights = None if class_weights is None else torch.tensor(_class_weights(self, class_weights))
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", weights)
+
+    def sample_weights(self, index: Tensor) -> Tensor | None:
+        return None if self.class_weights is None else self.class_weights[index]
 
 
 class CrossEntropy(_ClassLoss):

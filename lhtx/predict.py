@@ -20,8 +20,9 @@ from torch import Tensor
 from lhtx.errors import USER_ERRORS, ConfigError
 from lhtx.evaluate import compose_evaluation, restore
 from lhtx.extras import quieten
-from lhtx.files import replacing
+from lhtx.files import check_directory, check_file, ensure_directory, replacing
 from lhtx.runs import build_trainer, closing, fail, is_main_process
+from lhtx.tasks.readout import predicted_class
 
 WRITERS = {".csv": partial(pd.DataFrame.to_csv, index=False), ".parquet": partial(pd.DataFrame.to_parquet, index=False)}
 """Suffix → what writes a table to a file of that kind."""
@@ -47,11 +48,12 @@ class _Columns(Callback):
         for number, (head, objective) in enumerate(zip(pl_module.heads, pl_module.objectives, strict=True)):
             output, index, value = outputs[head.name], batch["index"][:, number], batch["value"][:, number]
             _, prediction = objective(output, index, value)
-            position = prediction.float()
+            predicted = predicted_class(prediction, head.spec.classes)
+            position = prediction.float().masked_fill(predicted < 0, torch.nan)
             columns[f"{head.name}_true"] = head.value_of_unit(value)
             columns[f"{head.name}_predicted"] = head.value_of_position(position)
             columns[f"{head.name}_true_class"] = index
-            columns[f"{head.name}_predicted_class"] = position.round().clamp(0, head.spec.classes - 1).nan_to_num(-1).long()
+            columns[f"{head.name}_predicted_class"] = predicted
             if objective.loss.output == "logits":
                 columns[f"{head.name}_confidence"] = output.float().softmax(dim=1).amax(dim=1)
         self.batches.append({name: column.cpu() for name, column in columns.items()})
@@ -83,6 +85,8 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
     file = Path(cfg.paths.output_dir) / str(cfg.out)
     if file.suffix not in WRITERS:
         raise ConfigError(f"out is {cfg.out!r}; expected a name that ends in {' or '.join(WRITERS)}")
+    check_directory(cfg.paths.output_dir, "paths.output_dir")
+    check_file(file, "out")
     with warnings.catch_warnings():
         quieten(cfg)
         cfg, datamodule, task = restore(cfg)
@@ -94,7 +98,7 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
     split = datamodule.split.test if cfg.split == "test" else datamodule.split.validation
     table = columns.table()
     table.insert(0, "sample", split[: len(table)])  # fewer where trainer.limit_predict_batches says so
-    file.parent.mkdir(parents=True, exist_ok=True)
+    ensure_directory(file.parent, "out")
     with replacing(file) as temporary:
         WRITERS[file.suffix](table, temporary)
     return table
@@ -108,7 +112,7 @@ def summary(table: pd.DataFrame, dataset: Mapping[str, Any]) -> str:
         right = (table[f"{head}_true_class"] == table[f"{head}_predicted_class"]).mean()
         line = f"  {head:<{width}}  {right:.4f} right"
         if head not in (dataset.get("class_names") or {}):
-            error = (table[f"{head}_true"] - table[f"{head}_predicted"]).abs().mean()
+            error = (table[f"{head}_true"] - table[f"{head}_predicted"]).abs().mean(skipna=False)
             line += f", {error:.4g} mean absolute error in parameter units"
         lines.append(line)
     return "\n".join(lines)

@@ -4,7 +4,6 @@ written and printed. Knows neither overrides nor what is done with the trainer.
 
 import json
 import math
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,14 +19,20 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from lhtx.accelerators import choose
+from lhtx.callbacks import SpawnedSteps
 from lhtx.checkpoints import AtomicCheckpointIO
-from lhtx.compose import instantiate, resolved
+from lhtx.compose import instantiate, parts_of, resolved
 from lhtx.errors import ConfigError
 from lhtx.extras import QuietProcesses, print_config
-from lhtx.files import write_atomically
+from lhtx.files import ensure_directory, write_atomically
 from lhtx.trained import CONFIG_FILE
 
 METRICS_FILE = "metrics.json"
+NEEDS = {
+    "WandbLogger": "It needs WANDB_API_KEY in the environment, or a `wandb login`, or logger.wandb.offline=true",
+    "MLFlowLogger": "MLFLOW_TRACKING_URI, or logger.mlflow.tracking_uri, must name a server that answers, or a database",
+}
+"""Class of a logger → what it needs to reach its service."""
 
 
 def is_main_process() -> bool:
@@ -35,44 +40,33 @@ def is_main_process() -> bool:
     return (rank_zero_only.rank or 0) == 0
 
 
-def check_output_directory(directory: str | Path) -> None:
-    """Raises ConfigError where `directory` can be neither made nor written to. Makes nothing."""
-    directory = Path(directory).absolute()
-    try:
-        nearest = next(place for place in (directory, *directory.parents) if place.exists())
-    except OSError as error:  # a name that is too long, or a directory that must not be looked into
-        raise _unusable(directory, error.strerror) from error
-    if not nearest.is_dir():
-        raise _unusable(directory, f"{nearest} is a file")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise _unusable(directory, f"{nearest} must not be written to")
-
-
-def _unusable(directory: Path, why: str | None) -> ConfigError:
-    return ConfigError(f"paths.output_dir is {directory}, and {why}; expected a directory that can be made and written to")
-
-
-def prepare_run(cfg: DictConfig) -> Path:
-    """Seeds every generator, sets the threads, saves (and prints) the resolved config; returns the output directory, made."""
+def seed(cfg: DictConfig) -> None:
+    """Sets the threads and seeds every generator. Raises ConfigError."""
     if cfg.threads is not None:
         if not isinstance(cfg.threads, int) or cfg.threads < 1:
             raise ConfigError(f"threads is {cfg.threads!r}, expected 1 or more, or null for torch's own choice")
         torch.set_num_threads(cfg.threads)
-    output = Path(cfg.paths.output_dir)
-    whole = resolved(cfg)
-    if is_main_process():
-        check_output_directory(output)
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-            write_atomically(output / CONFIG_FILE, OmegaConf.to_yaml(whole))
-            if cfg.extras.print_config:
-                print_config(whole, output)
-        except OSError as error:
-            raise _unusable(output, error.strerror) from error
     # Filling fresh memory would cost time and only guards against reading what was never written.
     torch.utils.deterministic.fill_uninitialized_memory = False
     seed_everything(cfg.seed, workers=True, verbose=False)
+
+
+def make_directory(cfg: DictConfig) -> Path:
+    """Makes the output directory, saves (and prints) the resolved config there; returns it. Raises ConfigError."""
+    output = Path(cfg.paths.output_dir)
+    whole = resolved(cfg)
+    if is_main_process():
+        ensure_directory(output, "paths.output_dir")
+        write_atomically(output / CONFIG_FILE, OmegaConf.to_yaml(whole))
+        if cfg.extras.print_config:
+            print_config(whole, output)
     return output
+
+
+def prepare_run(cfg: DictConfig) -> Path:
+    """`seed` and `make_directory`, for what has nothing to refuse in between."""
+    seed(cfg)
+    return make_directory(cfg)
 
 
 def build_trainer(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> Trainer:
@@ -89,8 +83,8 @@ def build_trainer(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> Traine
             "trainer.overfit_batches puts single samples in the place of batches, and here a sampler's item is a whole batch; "
             "use debug=overfit, or trainer.limit_train_batches"
         )
-    own = [instantiate(cfg, f"callbacks.{name}") for name in cfg.callbacks or {}]
-    loggers = [instantiate(cfg, f"logger.{name}") for name in cfg.logger or {}]
+    own = [instantiate(cfg, f"callbacks.{name}") for name in parts_of(cfg, "callbacks")]
+    loggers = [instantiate(cfg, f"logger.{name}") for name in parts_of(cfg, "logger")]
     switches = {
         "enable_checkpointing": ModelCheckpoint,
         "enable_progress_bar": ProgressBar,
@@ -102,7 +96,7 @@ def build_trainer(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> Traine
     # Callbacks that log come first, so that those which monitor find every metric of the epoch.
     ordered = [c for c in own if not isinstance(c, ModelCheckpoint)] + [*callbacks]
     if "spawn" in str(cfg.trainer.get("strategy")):
-        ordered.append(QuietProcesses(cfg))
+        ordered += [QuietProcesses(cfg), SpawnedSteps()]
     ordered += [c for c in own if isinstance(c, ModelCheckpoint)]
     # Lightning would add one of its own where there is none, and refuses any where they are switched off.
     kinds = switches | {"enable_checkpointing": Checkpoint}
@@ -148,12 +142,28 @@ def floats(metrics: Mapping[str, torch.Tensor]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
 
 
+def _connect(cfg: DictConfig, logger: Logger) -> None:
+    """Begins the logger's run, which it would do at the first thing logged; raises ConfigError where it cannot."""
+    try:
+        _ = logger.experiment
+    except Exception as error:  # the client of each service has kinds of its own
+        kind = type(logger).__name__
+        named = {str(cfg.logger[name].get("_target_")).rpartition(".")[2]: name for name in parts_of(cfg, "logger")}
+        said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ConfigError(f"logger={named.get(kind, kind)} cannot begin: {said}. {NEEDS.get(kind, '')}".rstrip()) from error
+
+
 def log_hyperparameters(cfg: DictConfig, task: LightningModule, loggers: Iterable[Logger]) -> None:
-    """Gives every logger the parts of the config that describe the run, and the network's size."""
+    """Gives every logger the parts of the config that describe the run, and the network's size.
+
+    Raises:
+        ConfigError: a logger that cannot begin its run, as its service is out of reach.
+    """
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     described = {key: config[key] for key in ("task_name", "tags", "seed", "data", "dataset", "model", "trainer")}
     described["parameters"] = sum(parameter.numel() for parameter in task.net.parameters())
     for logger in loggers:
+        _connect(cfg, logger)
         logger.log_hyperparams(described)
 
 

@@ -25,10 +25,10 @@ from typing import IO
 from omegaconf import OmegaConf, open_dict
 
 from lhtx.checkpoints import load_checkpoint
-from lhtx.compose import CONFIGS, compose, describe
+from lhtx.compose import CONFIGS, build_datamodule, compose, describe
 from lhtx.config_errors import near
 from lhtx.errors import USER_ERRORS, ConfigError
-from lhtx.files import write_atomically
+from lhtx.files import ensure_directory, write_atomically
 from lhtx.runs import METRICS_FILE, fail
 
 ARCHITECTURES = ("mlp", "sdn", "cnn", "convnext", "efficientnet", "vit")
@@ -42,6 +42,7 @@ SUITES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "digits": tuple(f"digits_{network}" for network in ARCHITECTURES),
         "mnist": (*(f"mnist_{network}" for network in ARCHITECTURES), "mnist_multihead_cnn"),
+        "mnist_benchmarks": ("mnist_benchmark_cnn", "mnist_benchmark_convnext", "mnist_vit_995"),
         "vimh": tuple(f"vimh_{network}" for network in ARCHITECTURES),
         "vimh_losses": tuple(f"vimh_{loss}" for loss in _LOSSES),
         "cifar10": _CIFAR10,
@@ -51,8 +52,12 @@ SUITES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Suite → its experiments, options of the config group `experiment`."""
 
+INTERRUPTED = 130
+"""The exit status of a training that was interrupted, and of a suite."""
 MEMBER_FILE = "member.json"
 LAST = Path("checkpoints") / "last.ckpt"
+DATASET_KEYS = ("_target_", "data_dir", "classes", "generate")
+"""Keys of `data` that tell one dataset from another."""
 OWN_KEYS = ("experiment", "paths.output_dir", "ckpt_path", "task_name")
 """Keys that a suite sets itself for every member."""
 
@@ -65,7 +70,7 @@ class Member:
         experiment: the option of the group `experiment`.
         config: the digest of its composed config, by which a second start knows whether it is still the same.
         status: `planned`, `finished`, `failed` or `interrupted`.
-        network, parameters: the network's class and size; of those that finished.
+        network, parameters: the network's class and size, where they are known.
         epochs: trained, over all starts.
         best_val_acc: the best mean accuracy over the heads on the validation split.
         test_acc: that of the best checkpoint on the test split.
@@ -140,14 +145,14 @@ def run_suite(names: Sequence[str], overrides: Sequence[str] = (), called: str |
         with open_dict(cfg):
             del cfg.paths  # where a project lies makes no other experiment of it
         digests[experiment] = hashlib.sha256(OmegaConf.to_yaml(cfg, sort_keys=True).encode()).hexdigest()[:16]
-    root.mkdir(parents=True, exist_ok=True)
+    ensure_directory(root, "the suite's directory (paths.log_dir)")
     with (root / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"a suite is running in {root}; wait for it, or call this one otherwise: --as NAME") from None
         members = [_recorded(root, experiment, digest) for experiment, digest in digests.items()]
-        _run(members, root, overrides, lock)
+        _run(members, root, overrides, lock, _prepare(members, overrides))
     return members, root
 
 
@@ -170,12 +175,50 @@ def _recorded(root: Path, experiment: str, digest: str) -> Member:
     return member
 
 
-def _run(members: Sequence[Member], root: Path, overrides: Sequence[str], lock: IO[str]) -> None:
+def _prepare(members: Sequence[Member], overrides: Sequence[str]) -> dict[str, str]:
+    """Makes or fetches each dataset once, and fills in the networks and sizes; experiment → what is wrong with its dataset."""
+    failures: dict[str, str] = {}  # by dataset; empty where it is there
+    lacking = {}
+    for member in members:
+        if member.status == "finished":
+            continue
+        words = [f"experiment={member.experiment}", *overrides]
+        cfg = compose(words)
+        dataset = str([cfg.data.get(key) for key in DATASET_KEYS])
+        try:
+            datamodule = build_datamodule(cfg)
+        except ConfigError:
+            continue  # the member's training refuses it in the same words
+        if dataset not in failures:
+            failures[dataset] = ""
+            try:
+                datamodule.prepare_data()
+            except USER_ERRORS as error:
+                failures[dataset] = str(error)
+                print(f"error: {error}", file=sys.stderr, flush=True)
+        if failures[dataset]:
+            lacking[member.experiment] = failures[dataset]
+        try:
+            described = describe(words, prepare=False)
+        except USER_ERRORS:
+            continue  # it needs the files, or the member's training refuses it in the same words
+        member.network, member.parameters = described.network, described.parameters
+    return lacking
+
+
+def _run(members: Sequence[Member], root: Path, overrides: Sequence[str], lock: IO[str], lacking: Mapping[str, str]) -> None:
+    """Trains the members in turn; those of `lacking`, experiment → error, fail at once."""
     for number, member in enumerate(members, start=1):
         output = root / member.experiment
         print(f"\n[{number}/{len(members)}] {member.experiment}: ", end="", flush=True)
         if member.status == "finished":
             print(f"finished before, test accuracy {_number(member.test_acc)}", flush=True)
+            continue
+        if error := lacking.get(member.experiment):
+            print("failed, as there is no dataset for it", flush=True)
+            member.status, member.error = "failed", error
+            output.mkdir(exist_ok=True)
+            _save(member, output)
             continue
         last = output / LAST
         goes_on = last.exists()
@@ -185,39 +228,61 @@ def _run(members: Sequence[Member], root: Path, overrides: Sequence[str], lock: 
         arguments += [_override("ckpt_path", last)] if goes_on else []
         _save(member, output)
         started = time.monotonic()
-        status, said = _train(arguments, lock)
+        ended = _train(arguments, lock)
         member.seconds = time.monotonic() - started + (member.seconds if goes_on else 0)
-        if status == 0:
+        if ended.status == 0 and (not ended.interrupted or (output / METRICS_FILE).exists()):
             _read_results(member, output, overrides)
         else:
-            member.status = "interrupted" if status == 130 else "failed"
-            member.error = said.removeprefix("error: ") or f"ended with status {status}"
+            member.status = "interrupted" if ended.interrupted else "failed"
+            member.error = ended.said.removeprefix("error: ") or f"ended with status {ended.status}"
         _save(member, output)
         write_tables(members, root)
-        if member.status == "interrupted":
+        if ended.interrupted:  # even where this member came to its end: the next one is not to begin
             raise KeyboardInterrupt
     write_tables(members, root)
 
 
-def _train(arguments: Sequence[str], lock: IO[str]) -> tuple[int, str]:
-    """Runs `python -m lhtx.train` and hands a SIGINT or SIGTERM on to it: its status (130: interrupted), its last words.
+@dataclass(frozen=True)
+class Ended:
+    """How a training ended: its exit status, the last line that it said, and whether it was to be interrupted meanwhile."""
+
+    status: int
+    said: str = ""
+    interrupted: bool = False
+
+
+def _train(arguments: Sequence[str], lock: IO[str]) -> Ended:
+    """Runs `python -m lhtx.train` and hands a SIGINT or SIGTERM on to it.
 
     It inherits the lock: should the suite be killed without notice, the training that goes on keeps others out.
     """
+    process: subprocess.Popen[str] | None = None
     interrupted = False
+    pending: deque[int] = deque()
+
+    def deliver() -> None:
+        while process is not None:
+            try:
+                number = pending.popleft()
+            except IndexError:
+                return
+            process.send_signal(number)
 
     def hand_on(number: int, frame: FrameType | None) -> None:
         nonlocal interrupted
         interrupted = True
-        process.send_signal(number)
+        pending.append(number)
+        deliver()
 
     command = [sys.executable, "-m", "lhtx.train", *arguments]
-    # In a session of its own a Ctrl-C reaches it once, through this process, and not a second time from the terminal.
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, errors="replace", pass_fds=[lock.fileno()], start_new_session=True
-    )
+    # The handlers first: a signal that comes while the process starts waits for it.
     before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        # In a session of its own a Ctrl-C reaches it once, through this process, and not a second time from the terminal.
+        process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, errors="replace", pass_fds=[lock.fileno()], start_new_session=True
+        )
+        deliver()
         said: deque[str] = deque(maxlen=1)
         for line in process.stderr:
             print(line, end="", file=sys.stderr, flush=True)
@@ -227,7 +292,7 @@ def _train(arguments: Sequence[str], lock: IO[str]) -> tuple[int, str]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return (130 if interrupted and status else status), (said[0] if said else "")
+    return Ended(status, said[0] if said else "", interrupted or status == INTERRUPTED)
 
 
 def _read_results(member: Member, output: Path, overrides: Sequence[str]) -> None:
@@ -256,7 +321,7 @@ def write_tables(members: Sequence[Member], root: Path) -> None:
 
 
 def markdown(members: Sequence[Member]) -> str:
-    """The members as a Markdown table, with one line a failure below it."""
+    """The members as a Markdown table, with one line below it for each thing that made members fail."""
     columns: dict[str, Callable[[Member], str]] = {
         "experiment": lambda member: member.experiment,
         "network": lambda member: member.network,
@@ -276,7 +341,11 @@ def markdown(members: Sequence[Member]) -> str:
         return f"| {' | '.join(cells)} |"
 
     rule = [("-" * (w - 1) + ":") if r else "-" * w for w, r in zip(widths, right, strict=True)]
-    failures = [f"{member.experiment} failed: {member.error}" for member in members if member.status == "failed"]
+    errors: dict[str, list[str]] = {}
+    for member in members:
+        if member.status == "failed":
+            errors.setdefault(member.error, []).append(member.experiment)
+    failures = [f"{', '.join(names)} failed: {error}" for error, names in errors.items()]
     table = "\n".join([line(rows[0]), line(rule), *(line(row) for row in rows[1:])])
     return "\n\n".join([table, *failures]) + "\n"
 
@@ -296,7 +365,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m lhtx.suite",
         description="Train experiments one after another and tabulate them. The same command again goes on where it stopped.",
-        epilog="suites:\n" + "\n".join(f"  {name:<12} {' '.join(members)}" for name, members in SUITES.items()),
+        epilog="suites:\n" + "\n".join(f"  {name:<16} {' '.join(members)}" for name, members in SUITES.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("words", nargs="+", metavar="NAME|key=value", help="suites, experiments, overrides for all of them")
@@ -310,7 +379,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         fail(error)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on")
-        return 130
+        return INTERRUPTED
     print(f"\n{markdown(members)}\ntables and runs: {root}")
     return int(any(member.status != "finished" for member in members))
 

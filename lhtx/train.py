@@ -15,25 +15,37 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from omegaconf import DictConfig
 
 from lhtx.callbacks.logged_metrics import KEY as LOGGED_METRICS
-from lhtx.checkpoints import check_weights, load_checkpoint, load_weights, require_checkpoint
-from lhtx.compose import CONFIGS, build_datamodule, build_task, check_monitored, compose, configure, metric_names, resolved
+from lhtx.checkpoints import check_weights, load_checkpoint, load_input_constants, load_weights, require_checkpoint
+from lhtx.compose import (
+    CONFIGS,
+    build_datamodule,
+    build_task,
+    check_monitored,
+    check_network,
+    compose,
+    configure,
+    metric_names,
+    resolved,
+)
 from lhtx.config_errors import near
 from lhtx.errors import USER_ERRORS, CheckpointError, ConfigError
 from lhtx.extras import enforce_tags, quieten
+from lhtx.files import check_directory
 from lhtx.loggers import CSVLogger
 from lhtx.runs import (
     METRICS_FILE,
     build_trainer,
-    check_output_directory,
     closing,
     fail,
     floats,
     is_main_process,
     log_hyperparameters,
-    prepare_run,
+    make_directory,
+    seed,
     table,
     write_metrics,
 )
@@ -68,14 +80,17 @@ def train(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> dict[str, floa
         cfg = configure(cfg)
         if cfg.ckpt_path:
             _check_trained(cfg)
-        output = prepare_run(cfg)
+        seed(cfg)
         datamodule, task = build_datamodule(cfg), build_task(cfg)
+        check_network(cfg, task)
         check_monitored(cfg, metric_names(cfg, task))
+        output = make_directory(cfg)  # now that there is something to train
         trainer = build_trainer(cfg, callbacks)
         metrics: dict[str, float] = {}
         if cfg.ckpt_path:
             checkpoint = load_checkpoint(cfg.ckpt_path)
             check_weights(checkpoint["state_dict"], task, cfg.ckpt_path)
+            load_input_constants(datamodule, checkpoint, cfg.ckpt_path)
             if cfg.train:  # there may be no epoch left to log them again
                 metrics.update(checkpoint.get(LOGGED_METRICS, {}))
                 for logger in trainer.loggers:
@@ -91,7 +106,7 @@ def train(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> dict[str, floa
                 weights = _best(trainer, cfg.optimized_metric)
             if cfg.test:
                 if weights is not None:
-                    load_weights(task, weights)
+                    load_weights(task, weights, datamodule)
                 trainer.test(task, datamodule=datamodule, verbose=False)
                 metrics.update(floats(trainer.callback_metrics))
         write_metrics(metrics, output / METRICS_FILE)
@@ -101,14 +116,20 @@ def train(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> dict[str, floa
 def _check_trained(cfg: DictConfig) -> None:
     """Refuses a checkpoint whose run divided or read the same data in another way than `cfg`, which is configured.
 
-    A checkpoint that is trained on may have lost its run's config; one that is only measured may not.
+    A checkpoint that is trained on may have lost its run's config, as one that was sent to somebody has, with a warning; one
+    that is only measured may not.
     """
     require_checkpoint(cfg.ckpt_path)
     try:
         trained = trained_config(Path(cfg.ckpt_path).absolute())
-    except CheckpointError:
+    except CheckpointError as error:
         if not cfg.train:
             raise
+        rank_zero_warn(
+            f"{error}. So nobody can tell whether data.split_seed, data.train_val_test_split and the like are its run's: "
+            "if they are not, validation and test see samples that it has trained on. Put that config.yaml beside the "
+            "checkpoint to have it checked"
+        )
         return
     check_data(resolved(cfg), trained)
     if not cfg.train:
@@ -175,7 +196,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
         return  # such as --help and --cfg, whose own arguments are no overrides
     alternatives = [_alternatives(a) if multirun else [a] for a in arguments if not a.startswith("-")]
     first = [values[0] for values in alternatives]
-    check_output_directory(compose(first).paths.output_dir)
+    check_directory(compose(first).paths.output_dir, "paths.output_dir")
     for place, values in enumerate(alternatives):
         for value in values[1:]:
             compose([*first[:place], value, *first[place + 1 :]])

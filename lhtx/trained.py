@@ -16,6 +16,8 @@ SAME_SAMPLES = ("train_val_test_split", "split_seed", "use_random_split", "cover
 """Keys of `data` that decide which samples the network has trained on."""
 SAME_INPUTS = ("heads", "channel_selection", "auxiliary_features", "normalisation")
 """Keys of `data` that decide what the network reads and predicts."""
+ANY_INPUTS = ("auxiliary_features", "normalisation")
+"""Those of them that hold for any dataset; heads and channels may have other names in another one."""
 
 
 def run_directory(checkpoint: Path) -> Path:
@@ -42,37 +44,36 @@ def check_data(cfg: DictConfig, trained: DictConfig) -> None:
     """Refuses to measure on samples that the network has trained on, or on inputs that it has not learnt to read.
 
     Args:
-        cfg: resolved, with the `ckpt_path` in question.
+        cfg: configured and resolved, with the `ckpt_path` in question.
         trained: the config of that checkpoint's run.
 
     Raises:
-        ConfigError: the same dataset, divided or read in another way than the run did.
+        ConfigError: the same dataset, wherever it lies, divided or read in another way than the run did; or another one,
+            normalised in another way.
     """
-    if _place(cfg.data) != _place(trained.data):
-        return  # another dataset: none of its samples has been seen, and what it must have in common is compared later
-    for keys, why in (
-        (SAME_SAMPLES, "another split would measure on samples that it has trained on"),
-        (SAME_INPUTS, "its network reads and predicts nothing else"),
-    ):
-        for key in keys:
-            was, now = trained.data.get(key), cfg.data.get(key)
-            if was != now:
-                raise ConfigError(
-                    f"data.{key} is {now}, and the run of {cfg.ckpt_path} was trained with {was} on the same data; {why}. "
-                    f"Leave data.{key} out"
-                )
+    same = _same_dataset(cfg, trained)
+    reasons = dict.fromkeys(SAME_SAMPLES, "another split would measure on samples that it has trained on") if same else {}
+    reasons |= dict.fromkeys(SAME_INPUTS if same else ANY_INPUTS, "its network reads and predicts nothing else")
+    for key, why in reasons.items():
+        was, now = trained.data.get(key), cfg.data.get(key)
+        if was != now:
+            where = f"the same data ({cfg.dataset.name})" if same else trained.dataset.name
+            raise ConfigError(
+                f"data.{key} is {now}, and the run of {cfg.ckpt_path} was trained with {was} on {where}; {why}. "
+                f"Leave data.{key} out"
+            )
 
 
-def _place(data: DictConfig) -> tuple[str, Path | None]:
-    """Which dataset a config reads: its class and its directory, None where the class alone says it."""
-    directory = data.get("data_dir")
-    return data._target_, None if directory is None else Path(directory).resolve()
+def _same_dataset(cfg: DictConfig, trained: DictConfig) -> bool:
+    """Whether two configured configs read the same samples, by what the datasets are and not by where they lie.
 
-
-def _dataset(cfg: DictConfig) -> tuple[str, Path | None]:
-    """What decides which dataset `cfg.data` is: its class, and its directory if it has one."""
-    directory = cfg.data.get("data_dir")
-    return cfg.data.get("_target_"), None if directory is None else Path(directory).resolve()
+    Datasets of one name are the same, in another directory, another file version or another datamodule too; but those that
+    two different recipes made are not.
+    """
+    if cfg.dataset.name != trained.dataset.name:
+        return False
+    recipes = [config.data.get("generate") for config in (cfg, trained)]
+    return None in recipes or recipes[0] == recipes[1]
 
 
 def check_dataset(cfg: DictConfig, trained: DictConfig) -> None:

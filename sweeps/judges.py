@@ -23,12 +23,13 @@ class Judges:
         self._places: dict[int, int] = {}
         self.scheduler = make_scheduler(stopping.scheduler, space.modes, stopping.options)
         self._mode = guard.mode
-        self._exempt: set[int] = set()
+        self.exempted: set[int] = set()
+        """Trials that are left alone."""
         self._guard = Guard(space.modes[0], guard.explode_factor, guard.patience, guard.min_gain, guard.min_peers)
 
     def exempt(self, number: int) -> None:
         """Leave a trial alone: a person has asked for its epochs, and others are not compared with it."""
-        self._exempt.add(number)
+        self.exempted.add(number)
 
     def missing(self, metrics: Mapping[str, float]) -> list[str]:
         """The objectives that were not logged; the network's size always is known."""
@@ -47,7 +48,7 @@ class Judges:
         """The verdict to act on, and the one that a guard in shadow mode would have acted on."""
         if verdict := objective_not_finite(report):  # whatever the mode: no ranking and no sampler may see such a value
             return verdict, None
-        if report.number in self._exempt:
+        if report.number in self.exempted:
             return None, None
         shadow = None
         if self._mode != "off" and (verdict := self._guard.judge(report)):
@@ -61,7 +62,7 @@ class Judges:
 
         Args: ended: the verdict that the trial has ended with, if it has.
         """
-        if objective_not_finite(report) or report.number in self._exempt:
+        if objective_not_finite(report) or report.number in self.exempted:
             return
         if self._mode != "off":
             self._guard.judge(report)

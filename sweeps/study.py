@@ -173,8 +173,9 @@ class SweepStudy:
 
     @property
     def waiting(self) -> bool:
-        """Whether suspended trials will go on when those that run have come as far: then there is more to propose."""
-        return bool(self._waiting)
+        """Whether there may be more to propose once those that run have come further: suspended trials, or those to be."""
+        running = self._proposed - self._judges.scheduler.released - self._judges.exempted
+        return bool(self._waiting or (self._judges.scheduler.suspends and running))
 
     @property
     def target(self) -> int:

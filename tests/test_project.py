@@ -7,10 +7,14 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import typer
 
 from lhtx.suite import SUITES
 
@@ -95,8 +99,63 @@ def test_a_short_name_does_what_the_long_one_does():
     for long, *shorts in help_lines().values():
         variables = ["NAME=quickstart", "TRIALS=+1"]
         for short in shorts:
-            expected = run_make("--dry-run", long, *variables).replace(f"make {long} ", f"make {short} ")
-            assert run_make("--dry-run", short, *variables) == expected, f"{short} and {long} differ"
+            done = run_make("--dry-run", short, *variables).replace(f"make {short} ", f"make {long} ")
+            assert done == run_make("--dry-run", long, *variables), f"{short} and {long} differ"
+
+
+def test_no_two_commands_do_the_same():
+    done: dict[str, str] = {}
+    for long in help_lines():
+        commands = run_make("--dry-run", long, "NAME=quickstart", "TRIALS=+1").replace(f"make {long} ", "make … ")
+        assert commands not in done, f"{long} does what {done[commands]} does"
+        done[commands] = long
+
+
+@cache
+def every_command() -> str:
+    """All that make would run, of all its targets."""
+    variables = ["NAME=quickstart", "TRIALS=+1", "TRIAL=3", "EPOCHS=+1"]
+    return run_make("--dry-run", *sorted(targets() - {"bench"}), *variables)
+
+
+def test_every_module_that_make_runs_is_there():
+    modules = set(re.findall(r"\.venv/bin/python -m (\S+)", every_command()))
+    assert {"sweeps", "analysis", "lhtx.train", "lhtx.suite", "lhtx.tensorboard", "lhtx.data.view"} <= modules
+    for module in modules:
+        assert find_spec(module), module
+        assert module in ("pip", "pytest", "ruff") or find_spec(f"{module}.__main__" if is_package(module) else module), module
+
+
+def is_package(module: str) -> bool:
+    return find_spec(module).submodule_search_locations is not None
+
+
+@pytest.mark.parametrize(("package", "app"), [("sweeps", "sweeps.cli"), ("analysis", "analysis.__main__")])
+def test_every_command_that_make_gives_a_package_is_there(package, app):
+    given = set(re.findall(rf"-m {package} ([a-z-]+)", every_command()))
+    known = set(typer.main.get_command(import_module(app).app).commands)
+    assert given
+    assert given <= known
+    documented = {name for page in PAGES for name in re.findall(rf"-m {package} ([a-z-]+)", page.read_text())}
+    assert documented <= known
+
+
+def test_bench_runs_every_script_and_fails_at_the_end(tmp_path):
+    shutil.copy(PROJECT / "Makefile", tmp_path)
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    (tmp_path / "requirements.lock").touch()
+    (tmp_path / ".venv" / ".installed").touch()
+    for name, status in (("a", 0), ("b", 1), ("c", 0)):
+        (tmp_path / "benchmarks" / f"{name}.py").write_text(f"print('measured {name}'); raise SystemExit({status})")
+    command = ["make", "--directory", str(tmp_path), "bench"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 2, done.stderr  # that of make, whose command failed
+    assert re.findall("measured (.)", done.stdout) == ["a", "b", "c"]
+    assert "not to be measured: b\n" in done.stderr
+    (tmp_path / "benchmarks" / "b.py").write_text("")
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def test_the_template_s_short_names_are_there():
@@ -114,7 +173,7 @@ def test_shortcuts_train_experiments_that_exist():
         assert set(names.split()) <= experiments | SUITES.keys()
 
 
-@pytest.mark.parametrize(("target", "directory"), [("clean-logs", "logs"), ("cd", "data")])
+@pytest.mark.parametrize(("target", "directory"), [("clean-logs", "logs"), ("clean-data", "data")])
 def test_cleaning_removes_results_and_data_only_when_confirmed(tmp_path, target, directory):
     shutil.copy(PROJECT / "Makefile", tmp_path)
     kept = tmp_path / directory / "run" / "best.ckpt"

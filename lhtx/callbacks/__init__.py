@@ -7,6 +7,7 @@ from lhtx.callbacks.network_summary import NetworkSummary
 from lhtx.callbacks.plateau_state import PlateauState
 from lhtx.callbacks.progress import TrainingProgress
 from lhtx.callbacks.random_state import RandomState
+from lhtx.callbacks.spawned_steps import SpawnedSteps
 from lhtx.callbacks.step_log import StepLog
 from lhtx.callbacks.without_dropout import WithoutDropout
 
@@ -17,6 +18,7 @@ __all__ = [
     "NetworkSummary",
     "PlateauState",
     "RandomState",
+    "SpawnedSteps",
     "StepLog",
     "TrainingProgress",
     "WithoutDropout",

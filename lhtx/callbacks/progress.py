@@ -24,8 +24,9 @@ from lhtx.terminal import moves_cursor, printable
 
 Display = Literal["auto", "rich", "plain"]
 DISPLAYS: tuple[str, ...] = ("auto", "rich", "plain")
-REFRESH_SECONDS = 0.2
-"""How often the live display is drawn anew, at most; between two drawings a batch costs one look at the clock."""
+REFRESH_SECONDS = 0.4
+"""How often the live display is drawn anew, at most, be it for a batch, an epoch or its metrics: a drawing takes some
+milliseconds, as long as dozens of steps of a small network. Between two drawings a batch costs one look at the clock."""
 
 
 class TrainingProgress(ProgressBar):
@@ -222,9 +223,9 @@ class LiveView:
         self._metrics: Mapping[str, float] = {}
         self._loss: float | None = None
         self._totals: list[float] = [math.inf]  # of the epoch's bar, and of the part below it
-        self._drawn = time.monotonic()
+        self._drawn = -math.inf
         self._live = Live(console=console, auto_refresh=False, get_renderable=self._render)
-        self._live.start(refresh=True)
+        self._live.start()
 
     def begin(self, name: str, total: float, part: bool) -> None:
         if part:
@@ -241,11 +242,11 @@ class LiveView:
         by the number of batches that are `accumulated` for a step.
         """
         task = self._main if self._part is None else self._part
-        now = time.monotonic()
-        if task is None or (now - self._drawn < REFRESH_SECONDS and done != self._totals[-1]):
+        due = time.monotonic() - self._drawn >= REFRESH_SECONDS
+        if task is None or not (due or done == self._totals[-1]):
             return
         self._bars.update(task, completed=done)
-        if loss is not None and self._part is None:
+        if due and loss is not None and self._part is None:
             self._loss = float(loss) * accumulated
         self._draw()
 
@@ -266,8 +267,11 @@ class LiveView:
         self._live.stop()
 
     def _draw(self) -> None:
-        self._drawn = time.monotonic()
-        self._live.refresh()
+        """Draw, unless that was done a moment ago: then what is due is drawn with the next change, the last when it closes."""
+        now = time.monotonic()
+        if now - self._drawn >= REFRESH_SECONDS:
+            self._drawn = now
+            self._live.refresh()
 
     def _render(self) -> Group:
         parts: list[Any] = [self._bars.get_renderable()]

@@ -85,13 +85,20 @@ def compute(names: Sequence[str], chunks: Iterable[torch.Tensor]) -> torch.Tenso
     return torch.cat(rows).float()
 
 
-def standardise(features: torch.Tensor, train: torch.Tensor) -> torch.Tensor:
-    """Every column less its mean over the rows `train`, over its standard deviation there; a constant one becomes 0."""
-    reference = features[train].double()
+def measure(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of every column of features (N, F): float64 (F,) each.
+
+    The deviation of a constant column is given as infinite, so that the column becomes 0.
+    """
+    reference = features.double()
     deviation = reference.std(dim=0, correction=0)
     constant = deviation <= 1e-9 * reference.abs().amax(dim=0).clamp_min(1e-30)
-    scaled = (features.double() - reference.mean(dim=0)) / torch.where(constant, torch.inf, deviation)
-    return scaled.float()
+    return reference.mean(dim=0), torch.where(constant, torch.inf, deviation)
+
+
+def standardise(features: torch.Tensor, mean: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
+    """Every column of features (N, F) less its mean, over its deviation, as `measure` gives them: float32 (N, F)."""
+    return ((features.double() - mean) / deviation).float()
 
 
 def _decay_slope(envelope: torch.Tensor, frame: torch.Tensor) -> torch.Tensor:

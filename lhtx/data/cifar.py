@@ -4,7 +4,7 @@ Either published version is read: the binary one (fixed records of label bytes a
 one (pickled dictionaries, opened without running what they say).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,11 @@ from lhtx.data.records import MappedImages, map_records
 from lhtx.data.spec import ImageInfo
 from lhtx.data.writer import dataset_lock
 from lhtx.errors import ConfigError, DatasetError
+from lhtx.files import ensure_directory
 
 SHAPE = (3, 32, 32)
+TEST_IMAGES = 10_000
+"""How many the published test file of either dataset holds."""
 MIRRORS = ("https://www.cs.toronto.edu/~kriz", "https://cave.cs.toronto.edu/kriz")
 
 
@@ -49,11 +52,13 @@ class Version:
 class Dataset:
     """What the two datasets differ in. `labels`: the labels of a sample, in the order of a record's label bytes.
 
-    `derived`: further heads, each made from the first label by a table with a class for each of that label's classes.
+    `train_images`: how many each published train file holds. `derived`: further heads, each made from the first label by a
+    table with a class for each of that label's classes.
     """
 
     name: str
     versions: tuple[Version, ...]
+    train_images: int
     class_names: dict[str, list[str]]
     labels: dict[str, str]
     derived: dict[str, list[int]]
@@ -73,6 +78,7 @@ DATASETS = {
             ),
             Version("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", "cifar-10-batches-py", _TEN, "test_batch"),
         ),
+        10_000,
         {"class": CIFAR10, "domain": list(DOMAIN), "mobility": list(MOBILITY), "size": list(SIZE)},
         {"class": "labels"},
         {"domain": class_of_object(DOMAIN), "mobility": class_of_object(MOBILITY), "size": class_of_object(SIZE)},
@@ -85,6 +91,7 @@ DATASETS = {
             ),
             Version("cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85", "cifar-100-python", ("train",), "test"),
         ),
+        50_000,
         {"fine": CIFAR100_FINE, "coarse": CIFAR100_COARSE},
         {"coarse": "coarse_labels", "fine": "fine_labels"},
         {},
@@ -130,7 +137,7 @@ class CIFARDataModule(ImageDataModule):
         archives = [version for version in self.dataset.versions if (self.data_dir / version.archive).is_file()]
         if not archives and not self.download:
             raise DatasetError(f"{self._advice()}, and data.download=true fetches the binary version")
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        ensure_directory(self.data_dir, "data.data_dir")
         with dataset_lock(self.data_dir):
             if self._found():
                 return
@@ -159,7 +166,9 @@ class CIFARDataModule(ImageDataModule):
             raise DatasetError(self._advice())
         version, directory = found
         names = version.files if self.reads_test_file else version.train
-        return [self._part(directory / name, version.binary, test=name == version.test) for name in names]
+        parts = {directory / name: self._part(directory / name, version.binary, test=name == version.test) for name in names}
+        self._check_sizes({file: len(part) for file, part in parts.items()}, directory / version.test)
+        return list(parts.values())
 
     def _part(self, file: Path, binary: bool, test: bool) -> Part:
         images, classes = _read_records(file, self.dataset) if binary else _read_pickle(file, self.dataset)
@@ -171,6 +180,24 @@ class CIFARDataModule(ImageDataModule):
         original = next(iter(classes.values()))
         derived = {head: np.array(table)[original] for head, table in self.dataset.derived.items()}
         return Part(images, classes | derived, test=test)
+
+    def _check_sizes(self, images: Mapping[Path, int], test: Path) -> None:
+        """Refuse files that end early between two samples, by the number of images in each file that is read.
+
+        Of the published files every one has its published size. Others, such as small ones to try things with, may have any,
+        but for one: all train files have the same.
+        """
+        published = {file: TEST_IMAGES if file == test else self.dataset.train_images for file in images}
+        whole = any(count == published[file] for file, count in images.items())
+        largest = max(count for file, count in images.items() if file != test)
+        for file, count in images.items():
+            expected = published[file] if whole else count if file == test else largest
+            if count == 0 or count != expected:
+                wanted = f"{expected:,}" if expected else "some"
+                why = "as the other files are the published ones" if whole else "as every train file has the same number"
+                raise DatasetError(
+                    f"{file}: cut short: it holds {count:,} images; expected {wanted}, {why}. Unpack the archive again"
+                )
 
     def _found(self) -> tuple[Version, Path] | None:
         """The first version all of whose files are there, and where they are."""

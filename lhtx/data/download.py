@@ -15,7 +15,7 @@ from urllib.parse import urlparse
 from urllib.request import urlopen
 
 from lhtx.errors import ConfigError, DatasetError
-from lhtx.files import replacing
+from lhtx.files import ensure_directory, replacing
 
 TIMEOUT = 20.0
 """Seconds that a server may be silent."""
@@ -70,7 +70,7 @@ def unpack(archive: Path, members: Collection[str], directory: Path) -> None:
     No name that the archive gives is ever written to. Raises `DatasetError` for one that it cannot be read to the end, or
     that lacks a file.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    ensure_directory(directory, f"the place of what {archive.name} holds")
     missing = set(members)
     try:
         with tarfile.open(archive) as tar:

@@ -21,7 +21,7 @@ _EXAMPLES = """examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status: 0 made or already there, 1 cannot be made there, 2 bad options."""
+    """Run the command; returns the exit status: 0 made or already there, 2 something for the user to put right."""
     options = _parser().parse_args(arguments)
     try:
         recipe = _recipe(options)
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         made = generate(recipe, directory)
     except (ConfigError, DatasetError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
+        return 2
     print(f"{directory}: {recipe.samples} samples" + ("" if made else ", already there"))
     return 0
 

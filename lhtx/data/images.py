@@ -14,6 +14,7 @@ from lightning import LightningDataModule
 from lightning.pytorch.accelerators import MPSAccelerator
 from torch.utils.data import DataLoader
 
+from lhtx.checkpoints import INPUT_CONSTANTS
 from lhtx.config_errors import near
 from lhtx.data import auxiliary, channels
 from lhtx.data.augment import Augmentation
@@ -23,7 +24,7 @@ from lhtx.data.parameters import LEVELS
 from lhtx.data.records import MappedImages
 from lhtx.data.spec import DataSpec, ImageInfo
 from lhtx.data.splits import Split, check_fractions, coverage_split, file_split, random_split
-from lhtx.errors import ConfigError, DatasetError
+from lhtx.errors import CheckpointError, ConfigError, DatasetError
 
 MEASURED_IMAGES = 4096
 """How many images of the train split the mean and the deviation are taken over: enough for both to three digits."""
@@ -74,7 +75,8 @@ class ImageDataModule(LightningDataModule, ABC):
         channel_selection: names or shell patterns of the channels to use; None is all.
         normalisation: "train" gives every channel mean 0 and standard deviation 1 over the train split (an even spread of
             at most `MEASURED_IMAGES` of its images), "none" leaves [0, 1], and {mean, std} are constants in units of
-            [0, 1] (see `lhtx.data.normalisation.Constants`).
+            [0, 1] (see `lhtx.data.normalisation.Constants`). What is measured goes into the checkpoints, and out of them
+            comes what is used instead (`load_state_dict`): a network reads any dataset as it learnt to read its own.
         augmentation: crop_padding, flip and cutout (see `lhtx.data.augment.Augmentation`) of training images; None is none.
         auxiliary_features: names of `lhtx.data.auxiliary.FEATURES`.
         train_val_test_split: three fractions of the train file (`use_random_split`).
@@ -145,6 +147,8 @@ class ImageDataModule(LightningDataModule, ABC):
         self.seed = seed
         self.split: Split | None = None
         self._batches: Batches | None = None
+        self._features: torch.Tensor | None = None  # auxiliary ones, not standardised
+        self._constants: dict[str, torch.Tensor] = {}
         self._mean, self._scale = torch.zeros(1), torch.full((1,), 1 / LEVELS)
 
     @abstractmethod
@@ -218,12 +222,27 @@ class ImageDataModule(LightningDataModule, ABC):
         if self.auxiliary_features:
             everything = StreamedImages(images.sources, range(len(info.channel_labels)))
             chunks = (everything[chunk] for chunk in torch.arange(len(everything)).split(512))
-            features = auxiliary.compute(self.auxiliary_features, chunks)
-            columns["auxiliary"] = auxiliary.standardise(features, torch.from_numpy(self.split.train))
+            self._features = auxiliary.compute(self.auxiliary_features, chunks)
         self._batches = Batches(columns)
-        mean, deviation = self._statistics(selected)
-        self._mean = (mean * LEVELS)[:, None, None]  # of bytes
-        self._scale = (1 / (deviation * LEVELS))[:, None, None]
+        self._use(self._constants or self._measure(selected))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What belongs to the trained network, for its checkpoints; empty before `setup`.
+
+        Under `INPUT_CONSTANTS` the `mean` and `deviation` of the channels in units of [0, 1], float32 (C,), or (1,) for all of
+        them; and of auxiliary features, if there are any, `auxiliary_mean` and `auxiliary_deviation`, float64 (F,).
+        """
+        return {INPUT_CONSTANTS: dict(self._constants)} if self._constants else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Use the constants of `state_dict` from now on, or from `setup` on, and measure none.
+
+        Raises:
+            CheckpointError: they are for other channels or other auxiliary features.
+        """
+        self._constants = dict(state_dict[INPUT_CONSTANTS])
+        if self._batches is not None:
+            self._use(self._constants)
 
     def train_dataloader(self) -> DataLoader:
         """Batches of the train split, in an order that `seed` and the epoch decide."""
@@ -240,8 +259,12 @@ class ImageDataModule(LightningDataModule, ABC):
     def transfer_batch_to_device(
         self, batch: dict[str, torch.Tensor], device: torch.device, dataloader_idx: int
     ) -> dict[str, torch.Tensor]:
-        """The batch on `device`. Lightning's own way looks through any nesting, which takes longer than a small step's share."""
-        return {name: column.to(device, non_blocking=True) for name, column in batch.items()}
+        """The batch on `device`. Lightning's own way looks through any nesting, which takes longer than a small step's share.
+
+        It waits for the copy, except to CUDA, whose later operations wait by themselves; on MPS they would not.
+        """
+        overlaps = device.type == "cuda"
+        return {name: column.to(device, non_blocking=overlaps) for name, column in batch.items()}
 
     def on_after_batch_transfer(self, batch: dict[str, torch.Tensor], dataloader_idx: int) -> dict[str, torch.Tensor]:
         """Bytes to numbers, on the device: `image` becomes normalised float32, augmented while the trainer trains."""
@@ -271,6 +294,33 @@ class ImageDataModule(LightningDataModule, ABC):
         if self.use_random_split:
             return random_split(train, self.train_val_test_split, self.split_seed)
         return file_split(train, test, self.split_seed)
+
+    def _measure(self, selected: Sequence[int]) -> dict[str, torch.Tensor]:
+        """The constants as this dataset and its train split have them."""
+        mean, deviation = self._statistics(selected)
+        constants = {"mean": mean, "deviation": deviation}
+        if self._features is not None:
+            found = auxiliary.measure(self._features[torch.from_numpy(self.split.train)])
+            constants |= zip(("auxiliary_mean", "auxiliary_deviation"), found, strict=True)
+        return constants
+
+    def _use(self, constants: dict[str, torch.Tensor]) -> None:
+        """Normalise and standardise by `constants`."""
+        columns = self._ready().columns
+        channels = columns["image"][torch.zeros(1, dtype=torch.int64)].shape[1]
+        features = 0 if self._features is None else self._features.shape[1]
+        found = {name: len(constants.get(name, ())) for name in ("mean", "auxiliary_mean")}
+        if found["mean"] not in (1, channels) or found["auxiliary_mean"] != features:
+            raise CheckpointError(
+                f"the checkpoint's network reads {found['mean']} channels and {found['auxiliary_mean']} auxiliary features, "
+                f"and {self.describe().name} as configured has {channels} and {features}"
+            )
+        self._constants = constants
+        self._mean = (constants["mean"] * LEVELS)[:, None, None]  # of bytes
+        self._scale = (1 / (constants["deviation"] * LEVELS))[:, None, None]
+        if self._features is not None:
+            auxiliary_constants = (constants["auxiliary_mean"], constants["auxiliary_deviation"])
+            columns["auxiliary"] = auxiliary.standardise(self._features, *auxiliary_constants)
 
     def _statistics(self, selected: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and deviation of the selected channels, in units of [0, 1]: (C,) each."""

@@ -104,6 +104,8 @@ def read_info(directory: Path) -> DatasetInfo:
     except FileNotFoundError:
         there = "exists but holds no" if Path(directory).is_dir() else "does not exist, so there is no"
         raise DatasetError(f"{directory} {there} {INFO_FILE}: it is no VIMH dataset") from None
+    except NotADirectoryError:
+        raise DatasetError(f"{directory} is a file; expected the directory of a VIMH dataset, which holds {INFO_FILE}") from None
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: not readable as JSON: {error}") from error
     return parse_info(document, path)

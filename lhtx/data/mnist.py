@@ -12,6 +12,7 @@ from lhtx.data.images import ImageDataModule, Part
 from lhtx.data.spec import ImageInfo
 from lhtx.data.writer import dataset_lock
 from lhtx.errors import DatasetError
+from lhtx.files import ensure_directory
 
 FILES = {
     "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
@@ -56,7 +57,7 @@ class MNISTDataModule(ImageDataModule):
             return
         if not self.download:
             raise DatasetError(f"{self._advice()}, and data.download=true fetches them")
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        ensure_directory(self.data_dir, "data.data_dir")
         with dataset_lock(self.data_dir):
             for name in self._missing():
                 try:

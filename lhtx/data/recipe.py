@@ -19,6 +19,7 @@ from lhtx.data.parameters import LEVELS, Parameter, class_count, class_values, q
 from lhtx.data.synth import ENVELOPES, Spectrogram, note_frequency, simple_synth
 from lhtx.data.writer import Chunk, dataset_lock, write_dataset
 from lhtx.errors import ConfigError, DatasetError
+from lhtx.files import ensure_directory
 
 SYNTH_PARAMETERS: dict[str, Parameter] = {
     "note_number": Parameter(48, 71, 1, "MIDI note number; 69 is A4, 440 Hz"),
@@ -143,7 +144,7 @@ def generate(recipe: Recipe, directory: Path) -> bool:
     if directory.exists():  # then it is complete; no lock, so that a read-only place will do
         check_recipe(recipe, directory)
         return False
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    ensure_directory(directory.parent, "the place of the dataset (data.data_dir, --root or --output)")
     with dataset_lock(directory):
         if directory.exists():  # another process made it while this one waited
             check_recipe(recipe, directory)

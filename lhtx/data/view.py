@@ -19,7 +19,7 @@ from lhtx.data.info import INFO_FILE, DatasetInfo
 from lhtx.data.parameters import Parameter, class_index, class_values, dequantise
 from lhtx.data.records import Samples
 from lhtx.errors import ConfigError, DatasetError
-from lhtx.files import write_atomically
+from lhtx.files import check_file, ensure_directory, write_atomically
 
 SIDE = 112
 """Pixels that the longer side of a small image is brought to, or the next multiple of its own size below."""
@@ -156,7 +156,7 @@ def newest(root: Path) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status: 0 drawn, 1 a dataset that cannot be read, 2 bad options."""
+    """Run the command; returns the exit status: 0 drawn, 2 something for the user to put right."""
     parser = argparse.ArgumentParser(prog="python -m lhtx.data.view", description="A contact sheet of a VIMH dataset, as PNG.")
     parser.add_argument("directory", nargs="?", type=Path, help="the dataset (the newest one under data/)")
     parser.add_argument("--split", choices=("train", "test"), default="train", help="the dataset's file (train)")
@@ -172,14 +172,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         file = options.out or Path("logs") / "view" / f"{directory.resolve().name}_{options.split}.png"
         if file.suffix.lower() != ".png":
             raise ConfigError(f"--out is {file}; expected a name that ends in .png")
+        check_file(file, "--out")
         sheet = contact_sheet(directory, options.split, options.count, options.channel, options.seed)
     except (ConfigError, DatasetError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
+        return 2
     content = io.BytesIO()
     sheet.save(content, format="PNG")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, content.getvalue())
+    write_atomically(ensure_directory(file.parent, "--out") / file.name, content.getvalue())
     print(f"{file}: {sheet.width} × {sheet.height} pixels")
     return 0
 

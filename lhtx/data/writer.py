@@ -17,6 +17,7 @@ from lhtx.data.dataset import BINARY_FILES
 from lhtx.data.info import HEADER_BYTES, INFO_FILE, DatasetInfo, check_agreement, parse_info
 from lhtx.data.records import pack
 from lhtx.errors import DatasetError
+from lhtx.files import ensure_directory
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def write_dataset(directory: Path, info: DatasetInfo, train: Iterable[Chunk], te
     if info.version not in HEADER_BYTES:
         raise DatasetError(f"{directory}: version {info.version!r} cannot be written; {', '.join(HEADER_BYTES)} can")
     directory = Path(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    ensure_directory(directory.parent, "the place of the dataset")
     with dataset_lock(directory):
         if directory.exists():
             raise DatasetError(f"{directory} exists and is left as it is; delete it first, or choose another directory")

@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lhtx.compose import CONFIGS, build_task, compose, configure
+from lhtx.compose import CONFIGS, build_task, check_network, compose, configure
 from lhtx.config_errors import near
 from lhtx.diagram.drawing import draw, sizes
 from lhtx.diagram.trace import Trace, trace
 from lhtx.errors import USER_ERRORS, ConfigError, DatasetError
-from lhtx.files import write_atomically
+from lhtx.files import check_file, ensure_directory, write_atomically
 from lhtx.runs import fail
 
 FILE = "diagram.svg"
@@ -43,10 +43,16 @@ def trace_config(overrides: Sequence[str]) -> tuple[DictConfig, Trace]:
     """The network of a config, called once on its dataset's shape. Raises ConfigError where it does not take that."""
     cfg, task = build(overrides)
     shape = (cfg.dataset.channels, cfg.dataset.height, cfg.dataset.width)
-    try:
-        return cfg, trace(task.net, shape, cfg.dataset.auxiliary_size and task.net.auxiliary_input_size)
-    except ValueError as error:
-        raise ConfigError(f"model.net does not take the images of {cfg.dataset.name}: {error}") from error
+    check_network(cfg, task)
+    return cfg, trace(task.net, shape, cfg.dataset.auxiliary_size and task.net.auxiliary_input_size)
+
+
+def dataset_line(cfg: DictConfig) -> str:
+    """The dataset of a configured config and what a sample of it is: `mnist: 1 × 28 × 28; heads digit (10 classes)`."""
+    data = cfg.dataset
+    features = f" and {data.auxiliary_size} auxiliary features" if data.auxiliary_size else ""
+    heads = ", ".join(f"{name} ({classes} classes)" for name, classes in data.head_sizes.items())
+    return f"{data.name}: {sizes([(data.channels, data.height, data.width)])}{features}; heads {heads}"
 
 
 def table_of(traced: Trace, depth: int) -> Table:
@@ -130,11 +136,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ConfigError(f"--depth is {options.depth}; expected 1 or more")
         cfg, traced = trace_config(["task_name=diagram", *options.overrides])
         file = Path(cfg.paths.output_dir) / FILE
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, draw(traced))
+        check_file(ensure_directory(file.parent, "paths.output_dir") / FILE, "the diagram")
+        write_atomically(file, draw(traced, dataset_line(cfg)))
     except USER_ERRORS as error:
         fail(error)
-    Console(highlight=False, markup=False).print(table_of(traced, options.depth))
+    print(f"{dataset_line(cfg)}\n")
+    wide = None if sys.stdout.isatty() else 1000  # a file or a pipe has no edge at which to fold
+    Console(highlight=False, markup=False, width=wide).print(table_of(traced, options.depth))
     print(f"\ndiagram: {file}")
     return 0
 

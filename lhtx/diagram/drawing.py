@@ -31,8 +31,9 @@ class _Box:
     inputs: tuple[str, ...]
 
 
-def draw(trace: Trace) -> str:
-    """The SVG document. A box says its module's place and class, the shape that it gives and its parameters."""
+def draw(trace: Trace, data: str = "") -> str:
+    """The SVG document. A box says its module's place and class, the shape that it gives and its parameters; `data` stands
+    below the network's name and says what it is drawn for."""
     boxes = [_Box(name, (name, f"({sizes([shape])})"), "input", ()) for name, shape in trace.inputs.items()]
     fed = {name for block in trace.blocks for name in block.inputs}
     boxes += [_box(block, "block" if block.part.name in fed else "head") for block in trace.blocks]
@@ -42,7 +43,7 @@ def draw(trace: Trace) -> str:
     left = min(place for place, _ in places.values())
     columns = max(place for place, _ in places.values()) - left + 1
     bows = any(_passes_by(places[name], places[box.name]) for box in boxes for name in box.inputs)
-    notes = [f"{trace.parameters:,} parameters"]
+    notes = [data] * bool(data) + [f"{trace.parameters:,} parameters"]
     if trace.loose:
         loose = ", ".join(f"{name} ({sizes([shape])})" for name, shape in trace.loose.items())
         notes.append(f"of which outside the boxes: {loose}")

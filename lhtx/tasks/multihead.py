@@ -99,9 +99,11 @@ class MultiheadTask(LightningModule):
             for head, loss, weight in zip(self.heads, losses, weights, strict=True)
         )
         readouts = [loss.readout for loss in losses]
-        self.train_metrics = SplitMetrics(self.heads, readouts)
-        self.val_metrics = SplitMetrics(self.heads, readouts)
-        self.test_metrics = SplitMetrics(self.heads, readouts)
+        none = torch.zeros(0, dtype=torch.int64)
+        self._weighted = [column for column, each in enumerate(self.objectives) if each.sample_weights(none) is not None]
+        self.train_metrics, self.val_metrics, self.test_metrics = (
+            SplitMetrics(self.heads, readouts, len(self._weighted)) for _ in range(3)
+        )
         self._best = {name: start for name, (metric, _, start) in BEST.items() if metric in self.val_metrics.names}
         self._optimizer, self._decay_vectors = optimizer, decay_vectors
         self._scheduler, self._scheduler_interval = scheduler, scheduler_interval
@@ -222,7 +224,13 @@ class MultiheadTask(LightningModule):
         ]
         losses, predictions = zip(*steps, strict=True)
         total = sum(losses[1:], start=losses[0])
-        metrics.accumulate(total, predictions, index, value)
+        if self._weighted:
+            weights = {column: self.objectives[column].sample_weights(index[:, column]).sum() for column in self._weighted}
+            plain = [loss.detach() for column, loss in enumerate(losses) if column not in weights]
+            weighted = [(losses[column], weight) for column, weight in weights.items()]
+            metrics.accumulate(sum(plain, start=torch.zeros_like(total)), predictions, index, value, weighted)
+        else:
+            metrics.accumulate(total, predictions, index, value)
         return total
 
     def _log_epoch(self, split: str, values: Mapping[str, float]) -> None:

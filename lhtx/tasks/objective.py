@@ -14,6 +14,7 @@ from lhtx.losses import LOSSES, Loss, expectation
 from lhtx.nets.heads import HeadKind
 from lhtx.targets import soft_targets
 from lhtx.tasks.heads import Head, require_known_heads
+from lhtx.tasks.readout import largest_class
 
 LossFactory = Callable[..., Loss]
 OUTPUT_OF_KIND: Mapping[HeadKind, str] = {"classification": "logits", "regression": "scalar"}
@@ -48,11 +49,12 @@ class Objective(nn.Module):
             value: true units in [0, 1], float32 (B,).
 
         Returns:
-            a scalar, and (B,) predictions: class indices, or positions in class steps where the loss reads an expectation.
+            a scalar, and (B,) predictions: class indices (see `lhtx.tasks.readout`), or positions in class steps where the
+            loss reads an expectation.
         """
         output = output.to(torch.promote_types(output.dtype, torch.float32))  # 255 classes are too fine for half precision
         if self.loss.output == "logits":
-            prediction = output.argmax(dim=1) if self.loss.readout == "argmax" else expectation(output)
+            prediction = largest_class(output) if self.loss.readout == "argmax" else expectation(output)
             target = index if self.soft_targets is None else self.soft_targets[index]
             return self.weight * self.loss(output, target), prediction
         unit = output[:, 0]
@@ -64,6 +66,10 @@ class Objective(nn.Module):
         else:
             loss = self.loss(unit, value)
         return self.weight * loss, position
+
+    def sample_weights(self, index: Tensor) -> Tensor | None:
+        """The weights (B,) of the samples of the true classes `index` in the loss's mean; None where all weigh the same."""
+        return None if self.soft_targets is not None else self.loss.sample_weights(index)
 
 
 def build_losses(loss: LossFactory | Mapping[str, LossFactory], heads: list[Head], kind: HeadKind) -> list[Loss]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from sweeps.stopping.pareto import ranked
 from sweeps.stopping.verdicts import Report, Verdict
@@ -22,6 +22,9 @@ Scores = tuple[float, ...]
 
 class Scheduler(ABC):
     """Decides which trials end before their last epoch, by comparing them. Values must be finite (`objective_not_finite`)."""
+
+    suspends: ClassVar[bool] = False
+    """Whether it may say `waiting`."""
 
     def __init__(self, modes: Sequence[Mode]) -> None:
         """Args: modes: of each objective."""

@@ -16,6 +16,8 @@ class ConstantCutoff(Scheduler):
     trained to their end from their checkpoints. Of equals, the earlier trials.
     """
 
+    suspends = True
+
     def __init__(self, modes: Sequence[Mode], cutoff_epochs: int, top_k: int) -> None:
         super().__init__(modes)
         self.cutoff_epochs = cutoff_epochs

@@ -3,10 +3,22 @@
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torch import nn
 
-from lhtx.compose import CONFIGS, build_datamodule, build_task, compose, configure, describe, project_root, resolved
+from lhtx.compose import (
+    CONFIGS,
+    build_datamodule,
+    build_task,
+    check_network,
+    compose,
+    configure,
+    describe,
+    project_root,
+    resolved,
+)
 from lhtx.config_errors import near, options
 from lhtx.errors import ConfigError
+from lhtx.train import train
 
 ORDINAL = "model.loss._target_=lhtx.losses.Ordinal"
 PLATEAU = "model.scheduler={_target_:torch.optim.lr_scheduler.ReduceLROnPlateau,_partial_:true}"
@@ -200,6 +212,55 @@ def test_what_cannot_be_monitored_is_not_offered(small_data):
 def test_a_reference_to_nothing_is_refused_where_it_stands(small_data, override, key):
     with pytest.raises(ConfigError, match=rf"^{key} is '\$\{{nowhere.*cannot be resolved.*Set {key}"):
         describe([*small_data, override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["digits_mlp", "model.net.input_size=100"], ["SimpleMLP", "images of 1×8×8", "input_size=100", "64 numbers"]),
+        (["digits_cnn", "model.net.input_channels=3"], ["SimpleCNN", "images of 1×8×8", "(B, 3, H, W)"]),
+        (["digits_vit", "model.net.image_size=16"], ["VisionTransformer", "images of 1×8×8", "16"]),
+        (["digits_sdn", "model.net.input_size=100"], ["SimpleDenseNet", "images of 1×8×8", "64 numbers"]),
+        (["digits_cnn", "model.net.auxiliary_input_size=2"], ["SimpleCNN", "auxiliary"]),
+    ],
+)
+def test_a_network_that_does_not_take_the_data_is_refused_before_anything_is_made(tmp_path, overrides, words):
+    overrides = ["data=digits", f"model={overrides[0]}", *overrides[1:], f"paths.output_dir={tmp_path / 'run'}"]
+    for refused in (describe, lambda overrides: train(compose(overrides))):
+        with pytest.raises(ConfigError) as info:
+            refused(overrides)
+        assert str(info.value).startswith("model.net: lhtx.nets.")
+        for word in [*words, "the dataset digits gives", "leave the sizes under model.net to its config"]:
+            assert word in str(info.value)
+    assert not (tmp_path / "run").exists()
+
+
+class Reads(nn.Module):
+    """A network that looks at the numbers in an image, which nothing but a real one has."""
+
+    auxiliary_input_size = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout()
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.drop(image * image.max().item())
+
+
+def test_checking_a_network_leaves_it_as_it_was_and_admits_what_only_real_images_can_tell():
+    cfg = configure(compose(["data=digits", "model=digits_efficientnet"]))
+    task = build_task(cfg)
+    task.net.heads.eval()
+    modes = [module.training for module in task.modules()]
+    state, generator = {name: value.clone() for name, value in task.state_dict().items()}, torch.get_rng_state()
+    check_network(cfg, task)
+    assert [module.training for module in task.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(value, state[name]) for name, value in task.state_dict().items())
+    task.net = Reads()
+    check_network(cfg, task)
+    assert task.net.drop.training
 
 
 def test_a_task_needs_a_configured_config():

@@ -105,10 +105,17 @@ def test_every_grid_is_of_options_that_compose_and_build(image_files, option):
 
 def experiment(name: str) -> object:
     """The experiment as a test parameter; marked slow where its network is large, by the suffix of its model's name."""
-    text = (CONFIGS / "experiment" / f"{name}.yaml").read_text()
-    size = re.search(r"override /model: \w+?_(\d+)m\b", text)
+    size = re.search(r"_(\d+)m$", model_of(name))
     slow = [pytest.mark.slow] if size and int(size[1]) * 1_000_000 > LARGE else []
     return pytest.param(name, marks=slow)
+
+
+def model_of(name: str) -> str:
+    """The model that an experiment chooses, or the one that it is derived from."""
+    text = (CONFIGS / "experiment" / f"{name}.yaml").read_text()
+    chosen = re.search(r"override /model: (\w+)", text)
+    derived = re.search(r"^  - (\w+)$", text, flags=re.MULTILINE)
+    return chosen[1] if chosen else model_of(derived[1]) if derived else ""
 
 
 @pytest.mark.parametrize("name", [experiment(name) for name in OPTIONS["experiment"]])

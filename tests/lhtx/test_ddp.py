@@ -4,6 +4,7 @@ import csv
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,9 +31,12 @@ def measured(order: BatchOrder) -> dict[str, float]:
     guess, position = torch.tensor(rng.integers(0, 12, 101)), torch.tensor(rng.random(101) * 255).float()
     index, unit = torch.tensor(rng.integers(0, 12, (101, 2))), torch.tensor(rng.random((101, 2))).float()
     loss = torch.tensor(rng.random(101))
-    metrics = SplitMetrics(parse_heads(HEADS), ["argmax", "expectation"])
+    weight = torch.tensor(rng.choice([1.0, 20.0], 101))
+    metrics = SplitMetrics(parse_heads(HEADS), ["argmax", "expectation"], weighted=1)
     for rows in order:
-        metrics.accumulate(loss[rows].mean(), [guess[rows], position[rows]], index[rows], unit[rows])
+        sums = (loss[rows] * weight[rows]).sum(), weight[rows].sum()
+        weighted = [(sums[0] / sums[1], sums[1])]
+        metrics.accumulate(loss[rows].mean(), [guess[rows], position[rows]], index[rows], unit[rows], weighted)
     return metrics.compute()
 
 
@@ -112,6 +116,24 @@ def test_the_steps_of_two_processes_are_logged_once_and_with_the_loss_of_both(on
         assert len(rows) == len(losses[-1])
     assert sorted(losses[0]) == [0, 2, 4, 6]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_log_the_test_where_the_training_ended_and_again_when_it_goes_on(one, two, directory):
+    def tests(run: str) -> list[tuple[str, str]]:
+        (file,) = (directory / run).rglob("metrics.csv")
+        with open(file, newline="") as opened:
+            return [(row["step"], row["epoch"]) for row in csv.DictReader(opened) if row.get("test/loss")]
+
+    assert tests("one") == tests("two") == [("8", "2")]
+    shutil.copytree(directory / "two", directory / "further")
+    last = directory / "further" / "checkpoints" / "last.ckpt"
+    more = ("trainer=ddp_sim", "data.batch_size=16", "logger=csv", "trainer.max_epochs=3", f"ckpt_path={last}")
+    command = [sys.executable, "-m", "lhtx.train", *overrides(directory, "further", *more)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, cwd=directory, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert tests("further") == [("12", "3")]
 
 
 @pytest.mark.slow

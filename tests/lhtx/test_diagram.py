@@ -171,6 +171,22 @@ def test_the_command_line_prints_a_table_and_writes_the_picture(tmp_path, capsys
     assert re.search(rf"^SimpleCNN +{total:,}", printed, flags=re.MULTILINE)
     assert re.search(r"^image +input +1 × 8 × 8", printed, flags=re.MULTILINE)
     assert "heads.digit_head" not in printed
+    line = "digits: 1 × 8 × 8; heads digit (10 classes)"
+    assert printed.startswith(f"{line}\n\n")
+    assert line in (tmp_path / "diagram.svg").read_text()
+
+
+def test_a_table_that_no_terminal_shows_has_a_line_a_module(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["data=cifar100", "model=cifar100_convnext_1m", f"paths.output_dir={tmp_path}", "--depth", "4"]) == 0
+    table = capsys.readouterr().out.split("\n\n")[1].splitlines()
+    assert all(re.search(r"[\d,]+ *$", line) for line in table[2:])
+    assert max(map(len, table)) > 40
+
+
+def test_the_picture_is_of_the_dataset_that_was_drawn_for(tmp_path):
+    overrides = ["data=digits", "model=digits_cnn", f"paths.output_dir={tmp_path}"]
+    assert main(overrides) == 0
     assert ElementTree.fromstring((tmp_path / "diagram.svg").read_text()).get("width")
 
 
@@ -181,7 +197,7 @@ def test_the_command_line_prints_a_table_and_writes_the_picture(tmp_path, capsys
         (["--sizes", "vimh_cmn"], "no model is called like 'vimh_cmn'. Did you mean vimh_cnn"),
         (["--depth", "0"], "--depth is 0; expected 1 or more"),
         (["model=vimh_cmn"], "Did you mean vimh_cnn"),
-        (["data=mnist", "model=mnist_vit_38k", "model.net.image_size=32"], "model.net does not take the images of mnist"),
+        (["data=mnist", "model=mnist_vit_38k", "model.net.image_size=32"], "does not take what the dataset mnist gives"),
         (["data=mnist", "model=mnist_sdn_8k", "model.net.input_size=700"], "700"),
     ],
 )

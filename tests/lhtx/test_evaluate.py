@@ -10,9 +10,9 @@ import torch
 from omegaconf import OmegaConf
 
 from lhtx.checkpoints import AtomicCheckpointIO, load_checkpoint
-from lhtx.compose import compose
+from lhtx.compose import build_datamodule, compose
 from lhtx.errors import CheckpointError, ConfigError
-from lhtx.evaluate import compose_evaluation, evaluate, main
+from lhtx.evaluate import compose_evaluation, evaluate, main, restore
 from lhtx.train import train
 
 
@@ -123,7 +123,7 @@ def test_other_data_are_refused_by_what_differs(evaluation, vimh_dataset):
         ("data.use_random_split=false", "True", "samples that it has trained on"),
         ("data.coverage_mode=true", "False", "samples that it has trained on"),
         ("data.normalisation=none", "train", "reads and predicts nothing else"),
-        ("data.channel_selection=[0]", "None", "reads and predicts nothing else"),
+        ("data.channel_selection=[R]", "None", "reads and predicts nothing else"),
         ("data.heads=[note_number]", "None", "reads and predicts nothing else"),
         ("data.auxiliary_features=[decay_time]", "[]", "reads and predicts nothing else"),
     ],
@@ -131,7 +131,7 @@ def test_other_data_are_refused_by_what_differs(evaluation, vimh_dataset):
 def test_the_run_s_own_data_are_split_and_read_as_the_run_did(evaluation, override, was, why):
     key, value = override.split("=")
     with pytest.raises(ConfigError) as error:
-        compose_evaluation(evaluation(override))
+        evaluate(compose_evaluation(evaluation(override)))
     message = str(error.value).replace(" ", "").replace("'", "")
     for words in (
         f"{key} is {value.title() if value in ('true', 'false') else value}",
@@ -142,9 +142,58 @@ def test_the_run_s_own_data_are_split_and_read_as_the_run_did(evaluation, overri
         assert words.replace(" ", "") in message
 
 
-def test_another_dataset_may_be_split_in_its_own_way(evaluation, tmp_path):
-    cfg = compose_evaluation(evaluation(f"data.data_dir={tmp_path / 'other'}", "data.generate.seed=1", "data.split_seed=7"))
-    assert set(evaluate(cfg)) >= {"test/loss", "test/avg_acc"}
+@pytest.fixture
+def places(run, tmp_path) -> dict[str, list[str]]:
+    """Other ways to the data of the run: overrides."""
+    data = Path(OmegaConf.load(run[0] / "config.yaml").data.data_dir)
+    (tmp_path / "link").symlink_to(data)
+    for name in ("copy", "handed_on"):
+        shutil.copytree(data, tmp_path / name)
+    ways = {name: [f"data.data_dir={tmp_path / name}"] for name in ("link", "copy", "handed_on")}
+    ways["handed_on"].append("data.generate=null")
+    ways["another_class"] = ["data._target_=lhtx.data.vimh.VIMHDataModule"]
+    return ways
+
+
+@pytest.mark.parametrize("way", ["link", "copy", "handed_on", "another_class"])
+def test_the_run_s_own_data_are_known_wherever_they_lie(run, evaluation, places, way):
+    for override in ("data.split_seed=7", "data.heads=[note_number]"):
+        with pytest.raises(ConfigError, match=r"Leave data\..* out"):
+            evaluate(compose_evaluation(evaluation(*places[way], override)))
+    assert evaluate(compose_evaluation(evaluation(*places[way])))["test/loss"] == run[1]["test/loss"]
+
+
+def test_another_dataset_may_be_split_in_its_own_way_but_is_normalised_as_the_run_was(evaluation, tmp_path):
+    other = (f"data.data_dir={tmp_path / 'other'}", "data.generate.seed=1", "data.split_seed=7")
+    assert set(evaluate(compose_evaluation(evaluation(*other)))) >= {"test/loss", "test/avg_acc"}
+    with pytest.raises(ConfigError, match=r"data\.normalisation is none, .* trained with train on vimh-.*Leave .* out"):
+        evaluate(compose_evaluation(evaluation(*other, "data.normalisation=none")))
+
+
+def test_another_dataset_is_normalised_by_the_constants_of_the_run(run, evaluation, tmp_path):
+    files = [evaluation(checkpoint=run[0] / "checkpoints" / name) for name in ("best.ckpt", "last.ckpt")]
+    other = (f"data.data_dir={tmp_path / 'other'}", "data.generate.seed=1", "data.generate.noise=0.3")
+    own = [restore(compose_evaluation(overrides))[1] for overrides in files]
+    theirs = [restore(compose_evaluation([*overrides, *other]))[1] for overrides in files]
+    measured = build_datamodule(compose_evaluation([*files[0], *other]))
+    for datamodule in (*own, *theirs, measured):
+        datamodule.setup()
+    constants = [each.state_dict()["input_constants"] for each in (*own, *theirs, measured)]
+    assert all(one["mean"] == constants[0]["mean"] and one["deviation"] == constants[0]["deviation"] for one in constants[:4])
+    assert abs(constants[4]["mean"] - constants[0]["mean"]) > 0.01  # what it would have been
+    image = theirs[0].on_after_batch_transfer(next(iter(theirs[0].test_dataloader())), 0)["image"]
+    stored = next(iter(theirs[0].test_dataloader()))["image"]
+    torch.testing.assert_close(image, (stored / 255 - constants[0]["mean"]) / constants[0]["deviation"])
+
+
+def test_a_checkpoint_without_constants_says_so(run, evaluation, tmp_path):
+    shutil.copy(run[0] / "config.yaml", tmp_path / "config.yaml")
+    old = torch.load(run[0] / "checkpoints" / "best.ckpt", weights_only=True)
+    del old["VIMHDataModule"]
+    torch.save(old, tmp_path / "old.ckpt")
+    with pytest.warns(UserWarning, match=r"old\.ckpt does not say by which means .* the dataset of its run alone"):
+        metrics = evaluate(compose_evaluation(evaluation(checkpoint=tmp_path / "old.ckpt")))
+    assert metrics["test/loss"] == run[1]["test/loss"]
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(run, evaluation, tmp_path):

@@ -64,3 +64,16 @@ def test_two_launched_processes_share_one_directory_and_one_voice(quiet, tmp_pat
     assert {"config.yaml", "config_tree.txt", "metrics.json", "checkpoints", "csv"} <= {path.name for path in output.iterdir()}
     assert sorted(path.name for path in (output / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     assert json.loads((output / "metrics.json").read_text()).keys() >= {"test/loss", "val/avg_acc", "grad/snr"}
+
+
+@pytest.mark.parametrize("command", ["lhtx.train", "lhtx.suite"])
+def test_an_interruption_while_it_imports_is_one_line(command, tmp_path):
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")  # what a Ctrl-C in the long import of torch raises
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
+    done = subprocess.run([sys.executable, "-m", command], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 130
+    assert (done.stdout, done.stderr) == ("", "\ninterrupted\n")
+
+
+def test_the_library_leaves_the_handling_of_errors_alone():
+    assert sys.excepthook.__module__ != "lhtx"

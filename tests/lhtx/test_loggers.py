@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from lightning.pytorch.callbacks import Callback
 
-from lhtx.compose import compose, instantiate
+from lhtx.compose import compose, configure, instantiate
 from lhtx.errors import ConfigError
 from lhtx.loggers import CSVLogger
+from lhtx.runs import log_hyperparameters
 from lhtx.train import train
 
 
@@ -87,6 +89,25 @@ def test_a_table_is_resumed_before_a_step_and_takes_new_columns(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("place", ["in a row", "in the last field", "in the header"])
+def test_a_table_is_resumed_without_the_row_that_a_crash_cut_off(tmp_path, place):
+    first = CSVLogger(tmp_path, name="csv", version="")
+    for step in range(3):
+        first.log_metrics({"a": step + 0.25, "b": step + 0.75}, step=step)
+    first.save()
+    file = tmp_path / "csv" / "metrics.csv"
+    text = file.read_text()
+    assert text.splitlines() == ["a,b,step", "0.25,0.75,0", "1.25,1.75,1", "2.25,2.75,2"]
+    cut = {"in a row": text.index("2.75") - 2, "in the last field": text.rindex("2") + 1, "in the header": 3}[place]
+    file.write_text(text[:cut])
+    second = CSVLogger(tmp_path, name="csv", version="")
+    second.resume_from(3)
+    second.log_metrics({"a": 9.0, "b": 9.5}, step=3)
+    second.save()
+    kept = [] if place == "in the header" else [{"a": f"{n}.25", "b": f"{n}.75", "step": str(n)} for n in range(2)]
+    assert rows(tmp_path) == [*kept, {"a": "9.0", "b": "9.5", "step": "3"}]
+
+
 @pytest.mark.parametrize(("logger", "module"), [("wandb", "wandb"), ("mlflow", "mlflow")])
 def test_a_logger_that_is_not_installed_says_what_to_install(monkeypatch, quiet, logger, module):
     monkeypatch.setattr(f"lightning.pytorch.loggers.{module}._{module.upper()}_AVAILABLE", Missing())
@@ -134,3 +155,21 @@ def test_mlflow_logs_to_a_local_store(quiet, tmp_path, monkeypatch):
     assert run.info.status == "FINISHED"
     assert run.data.metrics["val/loss"] == pytest.approx(metrics["val/loss"])
     assert run.data.params["seed"] == "42"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "words"),
+    [
+        ("WandbLogger", "wandb", "No API key configured. It needs WANDB_API_KEY in the environment"),
+        ("MLFlowLogger", "mlflow", "No API key configured. MLFLOW_TRACKING_URI"),
+    ],
+)
+def test_a_service_out_of_reach_is_one_message(kind, name, words):
+    def refuse(self):
+        raise RuntimeError("No API key configured.\nlong story")
+
+    logger = type(kind, (), {"experiment": property(refuse)})()
+    task = type("Task", (), {"net": torch.nn.Linear(1, 1)})()
+    with pytest.raises(ConfigError, match=rf"^logger={name} cannot begin: {words}") as error:
+        log_hyperparameters(configure(compose([f"logger={name}", "data=digits", "model=digits_mlp"])), task, [logger])
+    assert "\n" not in str(error.value)

@@ -1,6 +1,7 @@
 """The table of predictions: every sample of a split once, in parameter units, and in agreement with the measured metrics."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -124,6 +125,23 @@ def test_named_classes_have_their_names_in_the_table(run, prediction, image_file
     assert "mean absolute error" not in summary(table, cfg.dataset)
 
 
+@pytest.mark.parametrize("options", [CLASSIFICATION, REGRESSION])
+def test_outputs_that_are_no_numbers_are_no_class(run, prediction, tmp_path, options):
+    output, _ = run(*options)
+    broken = tmp_path / "broken"
+    shutil.copytree(output, broken)
+    checkpoint = torch.load(broken / "checkpoints" / "last.ckpt", weights_only=True)
+    for name, tensor in checkpoint["state_dict"].items():
+        if name.startswith("net.") and tensor.is_floating_point():
+            tensor.fill_(torch.nan)
+    torch.save(checkpoint, broken / "checkpoints" / "last.ckpt")
+    cfg = prediction(broken)
+    table = predict(cfg)
+    assert (table["note_number_predicted_class"] == -1).all()
+    assert table["note_number_predicted"].isna().all()
+    assert "0.0000 right, nan mean absolute error" in summary(table, cfg.dataset)
+
+
 def test_what_cannot_be_predicted_is_refused(run, prediction):
     output, _ = run(*CLASSIFICATION)
     with pytest.raises(ConfigError, match=r"out is 'table\.xlsx'; expected a name that ends in \.csv or \.parquet"):
@@ -131,7 +149,7 @@ def test_what_cannot_be_predicted_is_refused(run, prediction):
     with pytest.raises(ConfigError, match="split is 'train'"):
         prediction(output, "split=train")
     with pytest.raises(ConfigError, match=r"data\.split_seed is 3"):
-        prediction(output, "data.split_seed=3")
+        predict(prediction(output, "data.split_seed=3"))
     with pytest.raises(CheckpointError, match="another network"):
         predict(prediction(output, "model.net.lin1_size=9"))
 

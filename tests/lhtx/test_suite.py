@@ -16,7 +16,7 @@ from lhtx import suite
 from lhtx.checkpoints import AtomicCheckpointIO
 from lhtx.compose import CONFIGS, describe
 from lhtx.errors import ConfigError
-from lhtx.suite import SUITES, Member, main, markdown, members_of, run_suite
+from lhtx.suite import SUITES, Ended, Member, main, markdown, members_of, run_suite
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def trained(monkeypatch):
     class Training:
         def __init__(self) -> None:
             self.calls: list[list[str]] = []
-            self.ends = lambda output: (0, "")
+            self.ends = lambda output: Ended(0)
 
         def __call__(self, arguments, lock):
             self.calls.append(list(arguments))
@@ -49,11 +49,11 @@ def trained(monkeypatch):
     return training
 
 
-def finish(output: Path) -> tuple[int, str]:
+def finish(output: Path) -> Ended:
     """Leaves what a finished training leaves."""
     (output / "metrics.json").write_text(json.dumps({"test/avg_acc": 0.5, "val/acc_best": 0.625}))
     AtomicCheckpointIO().save_checkpoint({"state_dict": {}, "epoch": 1}, output / "checkpoints" / "last.ckpt")
-    return 0, ""
+    return Ended(0)
 
 
 def test_every_member_of_every_suite_is_an_experiment():
@@ -95,7 +95,7 @@ def test_members_are_trained_and_a_failing_one_stands_in_the_table(overrides, tm
 
 
 def test_a_second_start_does_what_is_left(overrides, tmp_path, trained):
-    trained.ends = lambda output: finish(output) if output.name == "vimh_cnn" else (1, "ValueError: no")
+    trained.ends = lambda output: finish(output) if output.name == "vimh_cnn" else Ended(1, "ValueError: no")
     members, root = run_suite(["vimh_cnn", "vimh_ordinal"], overrides)
     assert root == tmp_path / "logs" / "suite" / "vimh_cnn+vimh_ordinal"
     assert [(m.status, m.test_acc, m.error) for m in members] == [("finished", 0.5, ""), ("failed", None, "ValueError: no")]
@@ -108,9 +108,9 @@ def test_a_second_start_does_what_is_left(overrides, tmp_path, trained):
 
 
 def test_an_interrupted_member_goes_on_from_its_checkpoint(overrides, tmp_path, trained, capsys):
-    def interrupted(output: Path) -> tuple[int, str]:
+    def interrupted(output: Path) -> Ended:
         finish(output)
-        return 130, ""
+        return Ended(130, interrupted=True)
 
     trained.ends = interrupted
     assert main(["vimh_cnn", "vimh_ordinal", *overrides]) == 130
@@ -128,6 +128,61 @@ def test_an_interrupted_member_goes_on_from_its_checkpoint(overrides, tmp_path, 
     assert members[0].seconds > before
 
 
+@pytest.mark.parametrize("came_to_its_end", [True, False])
+def test_an_interruption_ends_the_suite_whatever_status_the_member_ends_with(overrides, tmp_path, trained, came_to_its_end):
+    def ends(output: Path) -> Ended:
+        if came_to_its_end:
+            finish(output)
+        return Ended(0, interrupted=True)
+
+    trained.ends = ends
+    assert main(["vimh_cnn", "vimh_ordinal", *overrides]) == 130
+    assert trained.experiments == ["vimh_cnn"]
+    table = tmp_path / "logs" / "suite" / "vimh_cnn+vimh_ordinal" / "suite.csv"
+    first = "finished" if came_to_its_end else "interrupted"
+    assert [row["status"] for row in csv.DictReader(table.open())] == [first, "planned"]
+
+
+@pytest.mark.parametrize("moment", ["before the process is there", "while it runs"])
+def test_a_signal_is_handed_on_whenever_it_comes(monkeypatch, tmp_path, moment):
+    code = (
+        "import signal, sys, time; signal.signal(signal.SIGINT, lambda *_: sys.exit(0)); "
+        "print('ready', file=sys.stderr, flush=True); time.sleep(30)"
+    )
+    popen, interrupt = subprocess.Popen, lambda: os.kill(os.getpid(), signal.SIGINT)
+
+    class Lines:
+        """Standard error of the child; once it is ready it has its handler."""
+
+        def __init__(self, stream) -> None:
+            self.stream = stream
+
+        def __iter__(self):
+            for line in self.stream:
+                if moment == "while it runs":
+                    interrupt()
+                yield line
+
+    def start(command, **options):
+        if moment == "before the process is there":
+            interrupt()
+        process = popen([sys.executable, "-c", code], **options)
+        if moment == "while it runs":
+            process.stderr = Lines(process.stderr)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    before = signal.getsignal(signal.SIGINT)
+    started = time.monotonic()
+    with (tmp_path / "lock").open("w") as lock:
+        ended = suite._train([], lock)
+    assert ended.interrupted
+    assert time.monotonic() - started < 20
+    assert signal.getsignal(signal.SIGINT) is before
+    if moment == "while it runs":
+        assert (ended.status, ended.said) == (0, "ready")
+
+
 def test_results_of_another_config_are_neither_kept_nor_lost(overrides, trained):
     trained.ends = finish
     run_suite(["vimh_cnn"], overrides)
@@ -135,7 +190,7 @@ def test_results_of_another_config_are_neither_kept_nor_lost(overrides, trained)
         run_suite(["vimh_cnn"], [*overrides, "seed=7"])
     members, root = run_suite(["vimh_cnn"], [*overrides, "seed=7"], called="seven")
     assert (members[0].status, root.name) == ("finished", "seven")
-    trained.ends = lambda output: (2, "error: no")
+    trained.ends = lambda output: Ended(2, "error: no")
     run_suite(["vimh_ordinal"], overrides)
     trained.ends = finish
     members, _ = run_suite(["vimh_ordinal"], [*overrides, "seed=7"])  # it had nothing to lose
@@ -213,3 +268,16 @@ def test_ctrl_c_ends_the_training_and_the_next_start_goes_on(overrides, tmp_path
     assert again.returncode == 0, again.stderr
     assert "goes on from" in again.stdout
     assert json.loads((root / "vimh_cnn" / "member.json").read_text())["epochs"] == 40
+
+
+def test_a_dataset_that_cannot_be_had_is_told_once_and_starts_nothing(tmp_path, trained, capsys):
+    here = [f"paths.log_dir={tmp_path / 'logs'}", f"paths.data_dir={tmp_path}", "data.download=false"]
+    assert main(["mnist_mlp", "mnist_cnn", *here, "--as", "none"]) == 1
+    assert trained.calls == []
+    printed = capsys.readouterr()
+    assert printed.err.count("no MNIST in") == 1
+    table = (tmp_path / "logs" / "suite" / "none" / "suite.md").read_text()
+    assert f"mnist_mlp, mnist_cnn failed: no MNIST in {tmp_path / 'mnist'}" in table
+    assert table.count("no MNIST in") == 1
+    members = json.loads((tmp_path / "logs" / "suite" / "none" / "mnist_mlp" / "member.json").read_text())
+    assert (members["network"], members["parameters"]) == ("SimpleMLP", 67466)

@@ -106,6 +106,17 @@ def test_resuming_a_finished_run_only_tests_it(finished, small_data):
     assert last.read_bytes() == before
 
 
+def test_a_run_that_goes_on_with_other_data_normalises_them_as_before(finished, small_data, tmp_path):
+    output, _ = finished
+    last, other = output / "checkpoints" / "last.ckpt", (f"data.data_dir={tmp_path / 'noisy'}", "data.generate.noise=0.3")
+    options = ("trainer.max_epochs=4", "test=false", f"ckpt_path={last}")
+    train(compose(long_run(small_data, tmp_path / "on", *other, *options)))
+    files = (last, tmp_path / "on" / "checkpoints" / "last.ckpt")
+    before, after = (load_checkpoint(file)["VIMHDataModule"]["input_constants"] for file in files)
+    assert list(before) == ["mean", "deviation"]
+    assert_same_bits(before, after)
+
+
 def test_a_checkpoint_of_another_network_is_refused(finished, quiet):
     last = finished[0] / "checkpoints" / "last.ckpt"
     with pytest.raises(CheckpointError, match=r"net\.conv1\.weight is of shape \(4, 1, 3, 3\) .* \(8, 1, 3, 3\)"):

@@ -245,6 +245,21 @@ def histories(ledger, numbers: Iterable[int]) -> list[list[int]]:
     return [[row["epoch"] for row in read_history(ledger.trial(number).history)] for number in numbers]
 
 
+def test_the_study_has_more_to_propose_while_a_trial_may_yet_be_suspended(make_ledger) -> None:
+    ledger = make_ledger("search: {trials: 2}\nstopping: {scheduler: constant, cutoff_epochs: 2, top_k: 1}\n")
+    study = opened(ledger)
+    first, second = study.propose(), study.propose()
+    assert study.propose() is None
+    assert study.waiting, "both may come to the cut-off"
+    for number, value in ((first["number"], 0.5), (second["number"], 0.4)):
+        study.begin(number)
+        for epoch in (1, 2):
+            study.report(number, message(epoch, value))
+    assert study.propose()["number"] == first["number"]
+    assert study.propose() is None
+    assert not study.waiting, "the best goes on, the other is outranked"
+
+
 def test_under_the_constant_cutoff_the_best_wait_for_all_and_then_go_on(make_ledger) -> None:
     ledger = make_ledger("search: {trials: 5}\nstopping: {scheduler: constant, cutoff_epochs: 2, top_k: 2}\n")
     study = opened(ledger)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 
 from lhtx.callbacks import TrainingProgress
-from lhtx.callbacks.progress import LiveView, PlainView
+from lhtx.callbacks.progress import REFRESH_SECONDS, LiveView, PlainView
 from lhtx.compose import compose
 from lhtx.errors import ConfigError
 from lhtx.train import train
@@ -95,7 +95,8 @@ def test_a_run_without_the_callbacks_shows_nothing_of_lightning_s_own(quiet, cap
     assert capfd.readouterr().out == ""
 
 
-def test_in_a_terminal_bars_and_a_table_are_drawn(quiet, terminal):
+def test_in_a_terminal_bars_and_a_table_are_drawn(quiet, terminal, monkeypatch):
+    monkeypatch.setattr("lhtx.callbacks.progress.REFRESH_SECONDS", 0.0)  # whatever is drawn is drawn at once
     train(compose(quiet("run", *SHOWN, "trainer.max_epochs=2")))
     text = text_of(terminal)
     for words in ("epoch 2/2", "validation", "test", "train", "val", "note_number", "average", "best", "gradient  epoch_mean"):
@@ -196,6 +197,30 @@ def test_the_loss_is_read_only_when_it_is_drawn(terminal):
     view.advance(1000, Loss(1))
     assert "loss of this batch 1.5" in text_of(terminal)
     view.close()
+
+
+def test_short_epochs_are_not_drawn_more_often_than_long_ones(terminal, monkeypatch):
+    drawn, clock = [], iter(range(10_000))
+    monkeypatch.setattr("lhtx.callbacks.progress.time.monotonic", lambda: next(clock) * 0.001)
+    view = LiveView(terminal)
+    refresh = view._live.refresh
+    monkeypatch.setattr(view._live, "refresh", lambda: (drawn.append(1), refresh()))
+    for epoch in range(1, 101):
+        view.begin(f"epoch {epoch}/100", 3, part=False)
+        for done in range(1, 4):
+            view.advance(done, torch.tensor(1.0))
+        view.begin("validation", 1, part=True)
+        view.advance(1)
+        view.end_part()
+        view.show({"val/loss": float(epoch)})
+    seconds = next(clock) * 0.001
+    assert 1 <= len(drawn) <= 1 + seconds / REFRESH_SECONDS
+    assert "epoch 1/100" in text_of(terminal)
+    terminal.file.truncate(0)
+    view.close()
+    last = text_of(terminal)
+    assert re.search(r"epoch 100/100 .* 3/3 ", last)
+    assert re.search(r"loss +100", last)
 
 
 def test_a_process_that_is_not_the_first_shows_nothing(terminal):

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from lhtx.data.auxiliary import FEATURES, check_features, compute, decay_time, feature_count, standardise
+from lhtx.data.auxiliary import FEATURES, check_features, compute, decay_time, feature_count, measure, standardise
 from lhtx.data.dataset import open_dataset
 from lhtx.data.recipe import Recipe, generate
 from lhtx.errors import ConfigError
@@ -119,9 +119,9 @@ def test_every_feature_has_as_many_columns_as_names() -> None:
         assert columns.isfinite().all()
 
 
-def test_standardise_looks_at_the_train_rows_alone() -> None:
+def test_features_are_standardised_by_what_was_measured_on_others() -> None:
     features = torch.tensor([[1.0, 5.0], [3.0, 5.0], [100.0, 7.0]])
-    scaled = standardise(features, torch.tensor([0, 1]))
+    scaled = standardise(features, *measure(features[:2]))
     assert scaled.tolist() == [[-1.0, 0.0], [1.0, 0.0], [98.0, 0.0]]
 
 

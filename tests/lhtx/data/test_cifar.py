@@ -206,6 +206,32 @@ def test_records_that_make_no_sense_are_refused(image_files: Path, tmp_path: Pat
         _ready(tmp_path / "set", classes)
 
 
+@pytest.mark.parametrize(
+    ("classes", "name", "kept", "message"),
+    [
+        (10, "data_batch_3.bin", 6, "holds 6 images; expected 12, as every train file has the same number"),
+        (10, "data_batch_1.bin", 0, "holds 0 images; expected 12"),
+        (10, "test_batch.bin", 0, "holds 0 images; expected some"),
+        (100, "train.bin", 0, "holds 0 images; expected some"),
+    ],
+)
+def test_files_that_end_between_two_samples_are_refused(
+    image_files: Path, tmp_path: Path, classes: int, name: str, kept: int, message: str
+) -> None:
+    shutil.copytree(image_files / f"cifar{classes}", tmp_path / "set")
+    file = tmp_path / "set" / BINARY[classes].folder / name
+    file.write_bytes(file.read_bytes()[: kept * (3073 if classes == 10 else 3074)])
+    with pytest.raises(DatasetError, match=f"{name}: cut short: it {message}"):
+        _ready(tmp_path / "set", classes)
+
+
+def test_published_files_have_the_published_sizes(image_files: Path, monkeypatch) -> None:
+    assert [dataset.train_images for dataset in cifar.DATASETS.values()] == [10_000, 50_000]
+    monkeypatch.setattr(cifar, "TEST_IMAGES", 20)
+    with pytest.raises(DatasetError, match=r"train.bin: cut short: it holds 60 images; expected 50,000, as the other files"):
+        _ready(image_files / "cifar100", 100)
+
+
 class _Evil:
     def __reduce__(self):
         return os.system, ("echo run > evil",)

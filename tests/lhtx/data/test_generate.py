@@ -200,7 +200,7 @@ def test_the_command_of_a_recipe_makes_its_dataset(tmp_path: Path) -> None:
         (["--vary", "note_number=1"], 2, "--vary note_number=1: expected NAME, NAME=MIN:MAX or NAME=MIN:MAX:STEP"),
         (["--vary", "note_number=1:x"], 2, "'x' is no number"),
         (["--fix", "note_velocity"], 2, "--fix note_velocity: '' is no number"),
-        (["--output", "{there}"], 1, "no VIMH dataset"),
+        (["--output", "{there}"], 2, "no VIMH dataset"),
     ],
 )
 def test_a_bad_command_says_what_is_wrong(tmp_path: Path, capsys, arguments, status: int, message: str) -> None:

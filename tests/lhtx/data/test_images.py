@@ -13,7 +13,7 @@ from torch import nn
 
 from lhtx.callbacks import RandomState
 from lhtx.data import DataSpec, HeadSpec, ImageDataModule, ImageInfo, Part
-from lhtx.errors import ConfigError, DatasetError
+from lhtx.errors import CheckpointError, ConfigError, DatasetError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 3, 6, 6), dtype=np.uint8)
 SIDES = np.arange(50) % 2
@@ -134,6 +134,69 @@ def test_workers_read_what_is_streamed_and_not_beside_mps(accelerator: type, in_
     datamodule = _ready(num_workers=3, in_memory=in_memory)
     datamodule.trainer = _trainer(accelerator=accelerator.__new__(accelerator))
     assert datamodule.train_dataloader().num_workers == workers
+
+
+def test_the_copy_to_a_device_is_waited_for_except_on_cuda() -> None:
+    asked = []
+
+    class Column(torch.Tensor):
+        def to(self, device, non_blocking=False):  # type: ignore[override]
+            asked.append((device.type, non_blocking))
+            return self
+
+    for device in ("mps", "cpu", "cuda"):
+        Toy().transfer_batch_to_device({"image": torch.zeros(1).as_subclass(Column)}, torch.device(device), 0)
+    assert asked == [("mps", False), ("cpu", False), ("cuda", True)]
+
+
+class Brighter(Toy):
+    """Toy under another class and with other images, whose own statistics would be others."""
+
+    def load(self) -> list[Part]:
+        return [Part((part.images // 3 + 150).astype(np.uint8), part.classes, test=part.test) for part in super().load()]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_the_constants_of_a_trained_network_are_used_in_place_of_measured_ones(before: bool) -> None:
+    options = {"auxiliary_features": ["decay_time"], "use_random_split": False}
+    trained, other = _ready(**options), Brighter(**options)
+    state = trained.state_dict()
+    assert Toy(**options).state_dict() == {}
+    if before:
+        other.load_state_dict(state)
+    other.setup()
+    if not before:
+        assert not torch.equal(other.state_dict()["input_constants"]["mean"], state["input_constants"]["mean"])
+        other.load_state_dict(state)
+    assert all(
+        torch.equal(other.state_dict()["input_constants"][name], value) for name, value in state["input_constants"].items()
+    )
+    mean, deviation = (state["input_constants"][name].numpy()[:, None, None] for name in ("mean", "deviation"))
+    batch, own = _batch(other), _batch(_ready(Brighter, **options))
+    assert np.allclose(batch["image"], ((IMAGES[40:] // 3 + 150) / 255 - mean) / deviation, atol=1e-5)
+    ratio = (batch["auxiliary"][1:] - batch["auxiliary"][:-1]) / (own["auxiliary"][1:] - own["auxiliary"][:-1])
+    deviations = [
+        each.state_dict()["input_constants"]["auxiliary_deviation"] for each in (_ready(Brighter, **options), trained)
+    ]
+    assert torch.allclose(ratio.nanmedian(dim=0).values, (deviations[0] / deviations[1]).float(), rtol=1e-3)
+
+
+def test_constants_that_come_back_change_no_bit() -> None:
+    options = {"auxiliary_features": ["decay_time"]}
+    plain, again = _ready(**options), Toy(**options)
+    again.load_state_dict(plain.state_dict())
+    again.setup()
+    again.load_state_dict(plain.state_dict())  # as Lightning does when it resumes
+    one, other = _batch(plain), _batch(again)
+    assert all(torch.equal(one[name], other[name]) for name in ("image", "index", "value", "auxiliary"))
+
+
+def test_constants_of_other_channels_or_features_are_refused() -> None:
+    state = _ready(channel_selection=["R", "G"]).state_dict()
+    with pytest.raises(CheckpointError, match="reads 2 channels and 0 auxiliary features, and toy as configured has 3 and 0"):
+        _ready().load_state_dict(state)
+    with pytest.raises(CheckpointError, match="reads 3 channels and 0 auxiliary features, and toy as configured has 3 and 4"):
+        _ready(auxiliary_features=["decay_time"]).load_state_dict(_ready().state_dict())
 
 
 class _Recorder(lightning.LightningModule):

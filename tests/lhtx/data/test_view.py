@@ -148,4 +148,4 @@ def test_what_cannot_be_shown_is_refused_by_name(vimh_dataset, coloured, tmp_pat
         contact_sheet(tmp_path / "nowhere")
     assert main([str(vimh_dataset), "--out", "sheet.jpg"]) == 2
     assert "--out is sheet.jpg; expected a name that ends in .png" in capsys.readouterr().err
-    assert main([str(tmp_path)]) == 1
+    assert main([str(tmp_path)]) == 2

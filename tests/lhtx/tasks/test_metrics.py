@@ -64,6 +64,22 @@ def test_metrics_do_not_depend_on_how_samples_are_batched(parsed, batch_size):
     assert 0.2 < decay < 0.8
 
 
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+def test_a_loss_weighted_by_class_does_not_depend_on_the_batches(parsed, batch_size):
+    rng = np.random.default_rng(1)
+    plain, loss, weight = rng.random(100), rng.random(100), rng.choice([1.0, 20.0], 100)
+    metrics, index = SplitMetrics(parsed, ["argmax", "argmax"], weighted=1), torch.zeros(100, 2).long()
+    for start in range(0, 100, batch_size):
+        rows = slice(start, start + batch_size)
+        mean = torch.tensor((loss[rows] * weight[rows]).sum() / weight[rows].sum())
+        weighted = [(mean, torch.tensor(weight[rows].sum()))]
+        guess = index[rows, 0]
+        metrics.accumulate(torch.tensor(plain[rows].mean()), [guess, guess], index[rows], index[rows].float(), weighted)
+    expected = plain.mean() + (loss * weight).sum() / weight.sum()
+    assert metrics.compute()["loss"] == pytest.approx(expected, rel=1e-5)
+    assert metrics.compute() == {}
+
+
 def test_an_epoch_forgets_the_one_before(parsed):
     metrics = SplitMetrics(parsed, ["argmax", "argmax"])
     right, wrong = torch.tensor([[3, 9]]), [torch.tensor([4]), torch.tensor([8])]

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from lhtx.errors import CheckpointError, ConfigError
-from lhtx.losses import CrossEntropy, NormalizedRegression, Ordinal
+from lhtx.losses import CrossEntropy, NormalizedRegression, Ordinal, WeightedCrossEntropy
 from lhtx.nets import SimpleCNN, SimpleDenseNet, SimpleMLP
 from lhtx.targets import gaussian_targets
 from lhtx.tasks import MultiheadTask
@@ -256,6 +256,30 @@ def test_compile_compiles_the_network_and_keeps_its_names(heads, samples, loader
     run.test(task, data, verbose=False)
     assert compiled == [True]
     assert list(task.state_dict()) == names
+
+
+@pytest.mark.parametrize(
+    ("loss", "width"), [(CrossEntropy, 0.0), (CrossEntropy, 1.0), (WeightedCrossEntropy, 0.0), (Ordinal, 0.0)]
+)
+def test_the_epoch_loss_with_class_weights_is_that_of_one_large_batch(heads, samples, loader, trainer, loss, width):
+    weights = {"note": [*[1.0] * 10, 30.0, 1.0]}  # decay has none: its mean is a plain one
+    loss = partial(loss, class_weights=weights, label_smoothing=0.1)
+    task = MultiheadTask(mlp(heads), heads, width, loss=loss, head_weights={"note": 1.0, "decay": 1e-4})
+    data = samples(40, heads)  # in batches of 16, 16 and 8
+    assert (data["index"][:, 0] == 10).any()
+    measured = trainer().test(task, loader(data), verbose=False)[0]
+    with torch.no_grad():
+        assert measured["test/loss"] == pytest.approx(float(task.training_step(data, 0)), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy, Ordinal])
+def test_a_network_whose_outputs_are_no_numbers_is_never_right(heads, samples, loader, trainer, loss):
+    task = MultiheadTask(mlp(heads), heads, loss=loss)
+    nn.init.constant_(next(iter(task.net.parameters())), torch.nan)
+    data = samples(40, heads)
+    data["index"].zero_()  # argmax takes the first NaN for the largest
+    measured = trainer().test(task, loader(data), verbose=False)[0]
+    assert [measured[f"test/{name}"] for name in ("note_acc", "decay_acc", "avg_acc")] == [0, 0, 0]
 
 
 def test_networks_compile_without_a_graph_break(heads, samples):

@@ -85,6 +85,22 @@ def test_regression_losses_see_the_output_in_the_targets_unit(note, loss, expect
     torch.testing.assert_close(prediction, unit * 11)
 
 
+@pytest.mark.parametrize("loss", [CrossEntropy, SoftTarget, WeightedCrossEntropy])
+def test_a_row_that_is_not_a_number_is_no_class(note, logits, loss):
+    logits[1, 4] = torch.nan
+    _, prediction = objective(note, loss)(logits, INDEX, VALUE)
+    assert prediction.tolist() == [int(logits[0].argmax()), -1, int(logits[2].argmax())]
+
+
+def test_sample_weights_are_those_of_a_mean_weighted_by_class(note, logits):
+    weights = [1.0 + position for position in range(12)]
+    hard = objective(note, CrossEntropy, class_weights=weights)
+    assert hard.sample_weights(INDEX).tolist() == [1.0, 6.0, 12.0]
+    assert objective(note, CrossEntropy, width=1.0, class_weights=weights).sample_weights(INDEX) is None
+    for loss in (CrossEntropy, SoftTarget, Ordinal, NormalizedRegression):
+        assert objective(note, loss).sample_weights(INDEX) is None
+
+
 def test_the_weight_multiplies(note, logits):
     assert objective(note, CrossEntropy, weight=0.25)(logits, INDEX, VALUE)[0] == pytest.approx(
         0.25 * F.cross_entropy(logits, INDEX)
