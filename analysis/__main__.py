@@ -1,4 +1,7 @@
-"""The command line of reports and tables: `python -m analysis report|export NAME`. Exit status 0 means that it was written."""
+"""The command line of reports and tables: `python -m analysis report|export NAME`. Exit status 0 means that it was written.
+
+2: the input was refused, as by `python -m sweeps`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 from sweeps.ledger import DEFAULT_ROOT, LedgerError
+
+EXIT_REFUSED = 2
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -34,7 +39,7 @@ def report(
         sweep = load(name, root)
     except LedgerError as error:
         Console(stderr=True).print(Text(f"error: {error}", style="red"), soft_wrap=True)
-        raise typer.Exit(1) from error
+        raise typer.Exit(EXIT_REFUSED) from error
     found = build(sweep)
     console = Console()
     print_report(found, console)
@@ -61,7 +66,7 @@ def export(
         files = write_tables(sweep, form, out or sweep.ledger.export_directory)
     except LedgerError as error:
         Console(stderr=True).print(Text(f"error: {error}", style="red"), soft_wrap=True)
-        raise typer.Exit(1) from error
+        raise typer.Exit(EXIT_REFUSED) from error
     for problem in sweep.problems:
         Console(stderr=True).print(Text(problem, style="yellow"), soft_wrap=True)
     for file in files:

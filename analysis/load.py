@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from analysis import frames
 from analysis.frames import Objective
@@ -138,7 +137,7 @@ def load(sweep: str, root: str | Path = DEFAULT_ROOT) -> Sweep:
     ledger = Ledger(sweep, Path(root))
     study = ledger.study()
     objectives = _objectives(ledger, study)
-    space = _space(ledger)
+    space = ledger.plain_space()
     frozen = _read_trials(ledger, study)
     present = [trial for trial in frozen if trial.state.name != "WAITING"]
 
@@ -219,14 +218,6 @@ def _objectives(ledger: Ledger, study: optuna.Study) -> tuple[Objective, ...]:
             "the sweep was killed before its first trial, or something else made the study."
         )
     return tuple(Objective(one["metric"], one["mode"], f"objective.{one['metric']}") for one in several)
-
-
-def _space(ledger: Ledger) -> dict[str, Any]:
-    """The search space as plain data: a sweep stays readable when its space would no longer be accepted."""
-    try:
-        return yaml.safe_load(ledger.space_file.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise LedgerError(f"{ledger.space_file} cannot be read ({error}). Restore it from a copy.") from error
 
 
 def _target(space: dict[str, Any], trials: Sequence[FrozenTrial]) -> int | None:

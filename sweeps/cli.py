@@ -1,6 +1,7 @@
 """The command line: `python -m sweeps COMMAND`. Exit status 0 means that it did what was asked.
 
-1: a sweep stopped early, or a trial failed; 2: the input was refused; 130: interrupted.
+1: a sweep stopped early, or all trials that were asked for failed; 2: the input was refused; 130: interrupted. These are this
+command's: make ends with 2 whatever the failure.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def resume(
 def extend(
     name: Sweep,
     trials: Annotated[str | None, typer.Option(help="+N for N more, N for N in all.")] = None,
-    hours: Annotated[str | None, typer.Option(help="The same for a budget of hours.")] = None,
+    hours: Annotated[str | None, typer.Option(help="The same for the hours that a run may take.")] = None,
     runs: Runs = DEFAULT_ROOT,
 ) -> None:
     """Give a sweep more trials or hours, also after its end."""
@@ -126,7 +127,7 @@ def stop(
 @app.command()
 def promote(
     name: Sweep,
-    trial: Annotated[int | None, typer.Option(help="Another trial than the best.")] = None,
+    trial: Annotated[int | None, typer.Option(help="Another COMPLETE trial than the best.")] = None,
     as_name: Annotated[str | None, typer.Option("--as", help="The experiment's name, if not the sweep's.")] = None,
     runs: Runs = DEFAULT_ROOT,
 ) -> None:

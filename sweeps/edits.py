@@ -6,19 +6,22 @@ which trials there are and how they were judged stays as it was; how many, with 
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.text import Text
 
 from lhtx.files import write_atomically
 from sweeps.errors import SpaceError
 from sweeps.ledger import Ledger
+from sweeps.located_yaml import dump as dump_yaml
+from sweeps.located_yaml import load as load_yaml
 from sweeps.space import SearchSpace, dump, load_space
 
 ALLOWED: tuple[tuple[str, ...], ...] = (
@@ -57,12 +60,17 @@ def _shown(value: Any) -> str:
 
 def edits(before: str, after: str) -> list[Edit]:
     """The keys in which two resolved spaces (`dump`) differ."""
-    one, other = (_flat(yaml.safe_load(text)) for text in (before, after))
+    one, other = (_flat(_data(text)) for text in (before, after))
     return [
         Edit(path, one.get(path, _GONE), other.get(path, _GONE))
         for path in dict.fromkeys([*one, *other])
-        if one.get(path, _GONE) != other.get(path, _GONE)
+        if (path in one) != (path in other) or _differ(one[path], other[path])
     ]
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two values are written differently, as 1, 1.0 and true are, which Python holds to be equal."""
+    return json.dumps(one, sort_keys=True) != json.dumps(other, sort_keys=True)
 
 
 def _flat(space: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
@@ -94,56 +102,112 @@ def keep(ledger: Ledger, space: SearchSpace) -> None:
 def settle(ledger: Ledger, console: Console, recorded: bool = False) -> SearchSpace:
     """The space to go on with: the sweep's copy, with allowed edits of the copy and of its source. Says what has changed.
 
-    Args: recorded: leave every edit aside; from now on the source as it is now counts as known.
+    What is refused leaves every file as it was.
+
+    Args: recorded: leave every edit aside; from now on the source as it is now counts as known, also if it cannot be read.
 
     Raises:
-        SpaceError: something was edited that must stay, or the copy can no longer be read.
+        SpaceError: something was edited that must stay; the copy or its source is no search space any more; or the edits of
+            both do not go together.
     """
     record = ledger.manifest()
     known = record.get("space")
     if known is None:  # a sweep from before this was kept
         return ledger.space()
     source = Path(known["source"])
-    said = _said(source, known["said"], console)
+    said, unread = _said(source, known, ledger, recorded)
+    told: list[str] = []
     if recorded:
         text = known["kept"]
     else:
-        copied = edits(_today(known["kept"]), dump(ledger.space()))
-        taken = edits(_today(known["said"]), said)
+        text = dump(_read(ledger.space_file, ledger))
+        copied, taken = edits(_today(known["kept"]), text), edits(_today(known["said"]), said)
         _refuse(ledger, ledger.space_file, copied)
         _refuse(ledger, source, taken)
-        for file, changes in ((ledger.space_file, copied), (source, taken)):
-            for edit in changes:
-                console.print(Text.assemble(("changed", "yellow"), f" in {file}: {edit}"), soft_wrap=True)
-        text = _with(dump(ledger.space()), taken)
-    if text != ledger.space_file.read_text():
+        told = [f" in {file}: {edit}" for file, changes in ((ledger.space_file, copied), (source, taken)) for edit in changes]
+        if taken:
+            text, dropped = _merged(text, said, taken)
+            told += [f" with the sampler: {edit}" for edit in dropped]
+    text = dump(_accepted(text, source, ledger, recorded))
+    for line in told:
+        console.print(Text.assemble(("changed", "yellow"), line), soft_wrap=True)
+    if not ledger.space_file.is_file() or ledger.space_file.read_bytes() != text.encode():
         write_atomically(ledger.space_file, text)
-    space = ledger.space()
-    ledger.write_manifest({**record, "space": {**known, "said": said, "kept": dump(space)}})
-    return space
+    noted = {"source": known["source"], "said": said, "kept": text} | ({} if unread is None else {"unread": unread})
+    ledger.write_manifest({**record, "space": noted})
+    return ledger.space()
 
 
-def _said(source: Path, before: str, console: Console) -> str:
-    """What the source says now; what it said before, if it is gone or is no search space at the moment."""
+def _said(source: Path, known: Mapping[str, str], ledger: Ledger, recorded: bool) -> tuple[str, str | None]:
+    """What the source says now, or, where it says nothing, what it said before; and why it cannot be read, if that is known
+    since somebody went on without it."""
     if not source.is_file():
-        return before
+        return known["said"], None
     try:
-        return dump(load_space(source))
+        return dump(load_space(source)), None
     except SpaceError as error:
-        first = str(error).splitlines()[0]
-        console.print(f"{source} is not read: {first}. The sweep goes on with its own copy.", soft_wrap=True)
-        return before
+        if recorded or str(error) == known.get("unread"):
+            return known["said"], str(error)
+        raise _unreadable(source, ledger, error) from error
+
+
+def _read(file: Path, ledger: Ledger) -> SearchSpace:
+    try:
+        return load_space(file)
+    except SpaceError as error:
+        raise _unreadable(file, ledger, error) from error
+
+
+def _unreadable(file: Path, ledger: Ledger, error: SpaceError) -> SpaceError:
+    return SpaceError(
+        f"{file} is no search space that the sweep {ledger.name!r} could go on with:\n{_listed(str(error).splitlines())}\n"
+        f"Mend it; or go on without it, with `{ledger.command('resume')} ARGS=--recorded`."
+    )
+
+
+def _accepted(text: str, source: Path, ledger: Ledger, recorded: bool) -> SearchSpace:
+    """The space of this text, which no file holds yet."""
+    try:
+        with _file(text) as file:
+            return load_space(file)
+    except SpaceError as error:
+        problems = _listed([problem.what for problem in error.problems] or [str(error)])
+        if recorded:
+            raise SpaceError(
+                f"What {ledger.manifest_file} has recorded of the search space is refused:\n{problems}\n"
+                "This version reads it differently: go on with the one that the sweep began with (`code` in that file)."
+            ) from error
+        raise SpaceError(
+            f"The edits of {ledger.space_file} and of {source} do not go together:\n{problems}\n"
+            f"Change one of the two; or go on without either, with `{ledger.command('resume')} ARGS=--recorded`."
+        ) from error
+
+
+def _listed(problems: Sequence[str]) -> str:
+    return "\n".join(f"  {problem}" for problem in problems)
+
+
+@contextmanager
+def _file(text: str) -> Iterator[Path]:
+    """A file with this text, for as long as it is looked at: what reads search spaces reads files."""
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "space.yaml"
+        file.write_text(text, encoding="utf-8")
+        yield file
+
+
+def _data(text: str) -> dict[str, Any]:
+    with _file(text) as file:
+        return load_yaml(file).value
 
 
 def _today(text: str) -> str:
     """A resolved space as this version writes it: what an option does by default may stand there since."""
-    with tempfile.TemporaryDirectory() as directory:
-        file = Path(directory) / "space.yaml"
-        file.write_text(text)
-        try:
+    try:
+        with _file(text) as file:
             return dump(load_space(file))
-        except SpaceError:  # this version does not accept it: then it is compared as it is
-            return text
+    except SpaceError:  # this version does not accept it: then it is compared as it is
+        return text
 
 
 def _refuse(ledger: Ledger, file: Path, changes: list[Edit]) -> None:
@@ -160,15 +224,20 @@ def _refuse(ledger: Ledger, file: Path, changes: list[Edit]) -> None:
     )
 
 
-def _with(text: str, changes: list[Edit]) -> str:
-    """A resolved space with these changes."""
-    if not changes:
-        return text
-    space = yaml.safe_load(text)
-    for edit in changes:
+def _merged(copy: str, source: str, taken: Sequence[Edit]) -> tuple[str, list[Edit]]:
+    """The copy with what is taken of the source; and what had to go, since options are of one sampler: where the two have
+    different ones, the options are those of the side whose sampler is used."""
+    sides = [_data(copy), _data(source)]
+    space = _data(copy)
+    for edit in taken:
         owner = space.setdefault(edit.path[0], {}) if len(edit.path) == 2 else space
         if edit.after is _GONE:
             owner.pop(edit.path[-1], None)
         else:
             owner[edit.path[-1]] = edit.after
-    return yaml.safe_dump(space, sort_keys=False, allow_unicode=True)
+    search, dropped = space["search"], []
+    fitting = [side["search"]["sampler_options"] for side in sides if side["search"]["sampler"] == search["sampler"]]
+    if all(_differ(search["sampler_options"], options) for options in fitting):
+        dropped.append(Edit(("search", "sampler_options"), search["sampler_options"], fitting[0]))
+        search["sampler_options"] = fitting[0]
+    return dump_yaml(space), dropped

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lhtx.files import write_atomically
-from sweeps.errors import LedgerError
+from sweeps import located_yaml
+from sweeps.errors import LedgerError, SpaceError
 from sweeps.lock import Holder, SweepLock
 from sweeps.recorded import recorded as recorded  # what reads ledgers needs of sweeps is all here
 
@@ -314,6 +315,17 @@ class Ledger:
         from sweeps.space import load_space
 
         return replace(load_space(self.require().space_file), name=self.name)
+
+    def plain_space(self) -> dict[str, Any]:
+        """The search space as plain data: a sweep stays readable when its space would no longer be accepted.
+
+        Raises:
+            LedgerError: it is missing or is no YAML.
+        """
+        try:
+            return located_yaml.load(self.space_file).value
+        except SpaceError as error:
+            raise LedgerError(f"{self.space_file} cannot be read ({error}). Restore it from a copy.") from error
 
     def lock(self) -> AbstractContextManager[None]:
         """Hold the sweep for this process (`SweepLock.hold`).

@@ -1,7 +1,8 @@
 """Ask an existing sweep for more: trials, hours, its failures again, a trial trained further. Each then brings it to its end.
 
 What is asked for is written while this process holds the sweep, before any trial starts. Killed at any instant, the sweep
-has been asked for all of it or for a part that the same command completes: asking twice for the same asks once.
+has been asked for all of it or for a part that the same command completes. The same retries or continuation asked for twice
+are asked for once; `extend` by `+10` is ten more each time, so that after a kill `resume` goes on.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from sweeps.edits import keep
 from sweeps.errors import SweepError, suggestions
 from sweeps.failures import FAILURES, failure_of
 from sweeps.ledger import CONTINUES, EPOCHS, RETRIES, Ledger
-from sweeps.runner import go_on
+from sweeps.runner import EXIT_DONE, EXIT_STOPPED, go_on, network_size
 from sweeps.space import SearchSpace
+from sweeps.study import SweepStudy
 
 CONTINUABLE = ("finished", "spent", "outranked")
 """Verdicts of trials that can be trained further; one that failed or broke can be retried."""
@@ -28,8 +30,10 @@ CONTINUABLE = ("finished", "spent", "outranked")
 def extend(name: str, trials: str | None, hours: str | None, root: Path, console: Console) -> int:
     """Give a sweep more trials or hours (`+10`: ten more; `50`: fifty in all), also after its end; the exit status.
 
+    Hours are counted from the start of each run: more of them let the next run take longer.
+
     Raises:
-        SweepError: nothing, or no more than there is, was asked for.
+        SweepError: nothing, or no more than there is, was asked for; or trials of a space whose settings have all been tried.
     """
     if trials is None and hours is None:
         raise SweepError("extend: say by how much, with --trials +10 or --hours +1.")
@@ -39,6 +43,11 @@ def extend(name: str, trials: str | None, hours: str | None, root: Path, console
         said, search, budget = [], space.search, space.budget
         if trials is not None:
             target = int(_more("--trials", trials, search.trials, int, f"the sweep {name!r} has {search.trials} trials"))
+            if SweepStudy(ledger, space, network_size).exhausted:
+                raise SweepError(
+                    f"--trials {trials}: every setting of the sweep {name!r} has been tried, so that no more trials can run. "
+                    "Search a larger space as another sweep."
+                )
             said.append(f"{search.trials} → {target} trials")
             search = search.model_copy(update={"trials": target})
         if hours is not None:
@@ -47,7 +56,7 @@ def extend(name: str, trials: str | None, hours: str | None, root: Path, console
                     f"--hours {hours}: the sweep {name!r} has no budget of hours: it runs until all trials have ended."
                 )
             target = _more("--hours", hours, budget.hours, float, f"the sweep {name!r} has {budget.hours:g} hours")
-            said.append(f"{budget.hours:g} → {target:g} hours")
+            said.append(f"{budget.hours:g} → {target:g} hours a run")
             budget = budget.model_copy(update={"hours": target})
         space = replace(space, search=search, budget=budget)
         keep(ledger, space)
@@ -70,9 +79,10 @@ def _more(option: str, text: str, now: float, number: Callable[[str], float], ha
 
 def retry(name: str, only: str | None, root: Path, console: Console) -> int:
     """Run the failed trials of a sweep again, each as a new trial with the same parameters and a seed of its own; the exit
-    status.
+    status, which is 1 if they all failed again.
 
-    A trial that has been retried is not retried again; a retry that failed too, is.
+    A trial that has been retried is not retried again; a retry that failed too, is. For a continuation that failed, the
+    command that asks for it again is named.
 
     Args: only: this kind of failure alone.
 
@@ -82,6 +92,7 @@ def retry(name: str, only: str | None, root: Path, console: Console) -> int:
     if only is not None and only not in FAILURES:
         raise SweepError(f"--only {only!r}: there is no such kind of failure. {suggestions(only, list(FAILURES))}")
     ledger = Ledger(name, root).require()
+    sources: set[int] = set()
 
     def ask(space: SearchSpace) -> SearchSpace:
         study = ledger.study()
@@ -89,15 +100,20 @@ def retry(name: str, only: str | None, root: Path, console: Console) -> int:
         for trial in failed:
             study.enqueue_trial(trial.params, user_attrs={RETRIES: trial.number})
         kinds = ", ".join(f"{trial.number} ({failure_of(trial)})" for trial in failed)
-        what = (
-            f"{len(failed)} trials are run again: {kinds}"
-            if failed
-            else f"no {'failed' if only is None else only} trial to retry"
-        )
+        trials = study.get_trials(deepcopy=False)
+        continuations = _failed_continuations(trials, only)
+        none = f"no {'failed' if only is None else only} trial to retry{' but continuations' if continuations else ''}"
+        what = f"{len(failed)} trials are run again: {kinds}" if failed else none
         console.print(f"{name}: {what}.", soft_wrap=True)
+        for trial in continuations:
+            console.print(f"trial {trial.number} {_continuation(ledger, trial)}", soft_wrap=True)
+        sources.update(
+            trial.user_attrs[RETRIES] for trial in trials if RETRIES in trial.user_attrs and not trial.state.is_finished()
+        )
         return space
 
-    return go_on(ledger, console, ask)
+    status = go_on(ledger, console, ask)
+    return _judged(status, ledger, lambda trial: trial.user_attrs.get(RETRIES) in sources, console)
 
 
 def retryable(trials: Sequence[FrozenTrial], only: str | None = None) -> list[FrozenTrial]:
@@ -111,6 +127,33 @@ def retryable(trials: Sequence[FrozenTrial], only: str | None = None) -> list[Fr
     ]
 
 
+def _failed_continuations(trials: Sequence[FrozenTrial], only: str | None) -> list[FrozenTrial]:
+    """The latest of each continuation that was asked for, where that failed (in this way)."""
+    latest = {
+        (trial.user_attrs[CONTINUES], trial.user_attrs[EPOCHS]): trial
+        for trial in trials
+        if CONTINUES in trial.user_attrs and not _given_up(trial)
+    }
+    return [trial for trial in latest.values() if (kind := failure_of(trial)) and only in {None, kind}]
+
+
+def _continuation(ledger: Ledger, trial: FrozenTrial) -> str:
+    """What a continuation that failed was, and how it is asked for again."""
+    source, epochs = trial.user_attrs[CONTINUES], trial.user_attrs[EPOCHS]
+    again = f"{ledger.command('continue')} TRIAL={source} EPOCHS={epochs}"
+    return f"trained trial {source} further and failed ({failure_of(trial)}); ask for that again with `{again}`"
+
+
+def _judged(status: int, ledger: Ledger, asked: Callable[[FrozenTrial], bool], console: Console) -> int:
+    """`status`, the sweep's; but a sweep that is done has not done what was asked of it if all trials `asked` for failed."""
+    trials = [trial for trial in ledger.study().get_trials(deepcopy=False) if asked(trial) and not _given_up(trial)]
+    if status != EXIT_DONE or not trials or not all(map(failure_of, trials)):
+        return status
+    told = ", ".join(f"{trial.number} ({failure_of(trial)})" for trial in trials)
+    console.print(f"{ledger.name}: all trials that were asked for failed: {told}", soft_wrap=True)
+    return EXIT_STOPPED
+
+
 def _given_up(trial: FrozenTrial) -> bool:
     """Whether a trial never ran, and another one stands for it if it was asked for."""
     return trial.user_attrs.get("verdict", {}).get("verdict") == "rejected"
@@ -118,13 +161,14 @@ def _given_up(trial: FrozenTrial) -> bool:
 
 def continue_trial(name: str, number: int, epochs: str, root: Path, console: Console) -> int:
     """Train a trial that has ended further, from its last checkpoint, as a new trial (`+50`: fifty epochs more; `50`: until
-    epoch 50); the exit status.
+    epoch 50); the exit status, which is 1 if that failed.
 
     Raises:
         SweepError: the trial cannot be continued, or not to so few epochs.
         LedgerError: its last checkpoint is missing or damaged.
     """
     ledger = Ledger(name, root).require()
+    targets: set[int] = set()
 
     def ask(space: SearchSpace) -> SearchSpace:
         study = ledger.study()
@@ -132,6 +176,7 @@ def continue_trial(name: str, number: int, epochs: str, root: Path, console: Con
         trial = _continuable(ledger, space, trials, number)
         done = last_epoch(ledger.trial(number))
         target = int(_more("--epochs", epochs, done, int, f"trial {number} of the sweep {name!r} has {done} epochs"))
+        targets.add(target)
         for other in trials.values():
             same = other.user_attrs.get(CONTINUES) == number and other.user_attrs[EPOCHS] == target
             if same and not failure_of(other) and not _given_up(other):
@@ -141,7 +186,12 @@ def continue_trial(name: str, number: int, epochs: str, root: Path, console: Con
         console.print(f"{name}: trial {number} is trained further as a new trial, from epoch {done} to {target}.")
         return space
 
-    return go_on(ledger, console, ask)
+    status = go_on(ledger, console, ask)
+
+    def asked(trial: FrozenTrial) -> bool:
+        return trial.user_attrs.get(CONTINUES) == number and trial.user_attrs[EPOCHS] in targets
+
+    return _judged(status, ledger, asked, console)
 
 
 def _continuable(ledger: Ledger, space: SearchSpace, trials: dict[int, FrozenTrial], number: int) -> FrozenTrial:
@@ -153,11 +203,11 @@ def _continuable(ledger: Ledger, space: SearchSpace, trials: dict[int, FrozenTri
             if number not in trials
             else f"has {'not ended' if ended[number] is None else f'ended as {ended[number]}'}"
         )
-        hint = (
-            f"; one that failed is run again by `{ledger.command('retry')}`"
-            if ended.get(number) in {"failed", "broken"}
-            else ""
-        )
+        hint = ""
+        if ended.get(number) in {"failed", "broken"}:
+            continued = CONTINUES in trials[number].user_attrs
+            run_again = f"one that failed is run again by `{ledger.command('retry')}`"
+            hint = f"; it {_continuation(ledger, trials[number])}" if continued else f"; {run_again}"
         known = ", ".join(map(str, can)) or "none"
         raise SweepError(f"--trial {number}: it {why}{hint}. Trials of {ledger.name!r} that can be trained further: {known}.")
     if MAX_EPOCHS in space.parameters:

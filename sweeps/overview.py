@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
-
-from sweeps.errors import LedgerError, SweepError
+from sweeps.errors import LedgerError, SpaceError, SweepError
 from sweeps.ledger import Ledger, asked_again
 from sweeps.lock import Holder
 from sweeps.manifest import local_time
@@ -48,8 +46,9 @@ class Overview:
 
     ledger: Ledger
     state: State
-    """`running`: a process holds it. `complete`: every trial has ended, and one has a value. `failed`: they all ended without
-    one, or the first trials all failed for one reason. `interrupted`: anything else; it can be resumed."""
+    """`running`: a process holds it. `complete`: every trial has ended (where the space has fewer settings than trials were
+    asked for: every setting has been tried), and one has a value. `failed`: they all ended without one, or the first trials
+    all failed for one reason. `interrupted`: anything else; it can be resumed."""
     holder: Holder | None
     metric: str
     target: int
@@ -65,11 +64,13 @@ class Overview:
     """When the last trial began or ended (local time)."""
     ended_now: int
     """Trials that ended since `started`."""
+    exhausted: bool
+    """Whether all trials have ended although the target has not been reached: no setting of the space is left."""
 
     @property
     def left(self) -> timedelta | None:
         """How long the sweep still takes, if trials go on ending at the rate of this run; None if that is not known."""
-        if self.state != "running" or not self.ended_now or self.started is None:
+        if self.state != "running" or self.exhausted or not self.ended_now or self.started is None:
             return None
         elapsed = (datetime.now() - self.started).total_seconds()
         return timedelta(seconds=round((self.target - self.ended.total()) * elapsed / self.ended_now)) if elapsed > 0 else None
@@ -89,23 +90,25 @@ def overview(ledger: Ledger) -> Overview:
 
     study = ledger.study()
     try:
-        trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name != "WAITING"]
-        extra = asked_again(study.get_trials(deepcopy=False))
+        everything = study.get_trials(deepcopy=False)
     except DatabaseError as error:
         raise LedgerError(
             f"{ledger.study_file} is damaged: its trials cannot be read ({error.orig}). Restore it from a copy."
         ) from error
-    target = _asked_for(ledger) + extra
+    trials = [trial for trial in everything if trial.state.name != "WAITING"]
+    target = _asked_for(ledger) + asked_again(everything)
     sessions = ledger.manifest().get("sessions", [])
     ended = [trial for trial in trials if trial.state.is_finished() and _verdict(trial) != "rejected"]
     counts = Counter(_verdict(trial) for trial in ended)
     best = _best(ended, maximize=study.directions[0].name == "MAXIMIZE")
     started = local_time(sessions[-1]["started"]) if sessions else None
+    end = sessions[-1].get("end") if sessions else None
+    exhausted = counts.total() < target and _exhausted(ledger, everything, end)
     holder = ledger.holder()
     times = [time for trial in trials for time in (trial.datetime_start, trial.datetime_complete) if time is not None]
     return Overview(
         ledger=ledger,
-        state=_state(holder, counts, target, best, sessions[-1].get("end") if sessions else None),
+        state=_state(holder, exhausted or counts.total() >= target, best, end),
         holder=holder,
         metric=str(study.user_attrs.get("metric", "the objective")),
         target=target,
@@ -115,6 +118,7 @@ def overview(ledger: Ledger) -> Overview:
         started=started,
         last=max(times, default=None),
         ended_now=sum(started is not None and trial.datetime_complete >= started for trial in ended),
+        exhausted=exhausted,
     )
 
 
@@ -130,9 +134,10 @@ def overviews(root: Path) -> list[tuple[str, Overview | SweepError]]:
 
 
 def _asked_for(ledger: Ledger) -> int:
+    space = ledger.plain_space()
     try:
-        return int(yaml.safe_load(ledger.space_file.read_text())["search"]["trials"])
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        return int(space["search"]["trials"])
+    except (KeyError, TypeError, ValueError) as error:
         raise LedgerError(f"{ledger.space_file} cannot be read ({error}). Restore it from a copy.") from error
 
 
@@ -150,10 +155,30 @@ def _best(ended: Iterable[FrozenTrial], maximize: bool) -> tuple[int, float] | N
     return -number, value
 
 
-def _state(holder: Holder | None, ended: Counter[str], target: int, best: Any, end: str | None) -> State:
+def _exhausted(ledger: Ledger, trials: Sequence[FrozenTrial], end: str | None) -> bool:
+    """Whether all of a study's trials, waiting ones too, have ended, and there is no setting that none of them had."""
+    if not all(trial.state.is_finished() for trial in trials):
+        return False
+    from sweeps.settings import settings
+    from sweeps.study import KILLED
+
+    try:
+        parameters = ledger.space().parameters
+    except SpaceError:  # the settings are not known: how the last run has ended is
+        return end == "complete"
+    tried = {
+        frozenset(trial.params.items())
+        for trial in trials
+        if trial.user_attrs.get("verdict", {}).get("reason") != KILLED  # its setting never ran, and may come again
+    }
+    finite = all(parameter.distribution.finite for parameter in parameters.values())
+    return finite and all(frozenset(setting.items()) in tried for setting in settings(parameters))
+
+
+def _state(holder: Holder | None, done: bool, best: Any, end: str | None) -> State:
     if holder is not None:
         return "running"
-    if ended.total() >= target:
+    if done:
         return "complete" if best else "failed"
     return "failed" if end == "hopeless" else "interrupted"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from lhtx.compose import CONFIGS, compose
@@ -24,6 +24,8 @@ from sweeps.manifest import session_at
 from sweeps.overview import overview
 
 GROUP = "experiment"
+MOST_NAMED = 20
+"""How many trials a refusal lists."""
 _MARK = "# Promoted from the sweep {}, trial "
 
 
@@ -31,7 +33,7 @@ def promote(ledger: Ledger, number: int | None, name: str | None, console: Conso
     """Write a trial of a sweep as an experiment.
 
     Args:
-        number: the trial; None takes the best COMPLETE one (with several objectives, by the first).
+        number: a COMPLETE trial; None takes the best COMPLETE one (with several objectives, by the first).
         name: the experiment's; None takes the sweep's.
         configs: the directory of Hydra's groups.
 
@@ -39,7 +41,7 @@ def promote(ledger: Ledger, number: int | None, name: str | None, console: Conso
         The file. One that was promoted from the same sweep is replaced.
 
     Raises:
-        SweepError: no trial has a value, the trial never ran, it cannot be told as a config, or the name is taken.
+        SweepError: no trial has a value, the trial is not COMPLETE, it cannot be told as a config, or the name is taken.
         LedgerError: the sweep is missing or damaged.
     """
     seen = overview(ledger)
@@ -48,6 +50,8 @@ def promote(ledger: Ledger, number: int | None, name: str | None, console: Conso
             raise SweepError(f"No trial of the sweep {ledger.name!r} has a value yet: name one with --trial.")
         number = seen.best[0]
     trial = recorded_trial(ledger, number)
+    if trial.state != TrialState.COMPLETE:
+        raise SweepError(f"Trial {number} of the sweep {ledger.name!r} {_ended(trial)}, {_accepted(ledger)}")
     name = name or ledger.name
     if not re.fullmatch(r"[A-Za-z0-9]\w*", name):
         raise SweepError(f"An experiment cannot be named {name!r}: use letters, digits and '_'. Name it with --as.")
@@ -62,6 +66,21 @@ def promote(ledger: Ledger, number: int | None, name: str | None, console: Conso
     console.print(f"trial {number} of {ledger.name}: {file}", soft_wrap=True)
     console.print(f"train it again: python -m lhtx.train experiment={name}", soft_wrap=True)
     return file
+
+
+def _ended(trial: FrozenTrial) -> str:
+    if not trial.state.is_finished():
+        return "has not ended"
+    verdict = trial.user_attrs.get("verdict", {})
+    return f"ended as {verdict.get('verdict', trial.state.name)} ({verdict.get('reason', 'of which nothing is noted')})"
+
+
+def _accepted(ledger: Ledger) -> str:
+    """Which trials can be promoted, the first of them by number."""
+    study = ledger.study()
+    complete = [trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
+    more = f" and {len(complete) - MOST_NAMED} more" if len(complete) > MOST_NAMED else ""
+    return f"and only COMPLETE ones are promoted: {', '.join(map(str, complete[:MOST_NAMED])) or 'there is none'}{more}."
 
 
 def experiment(overrides: Sequence[str]) -> str:
@@ -140,13 +159,13 @@ def differences(one: Any, other: Any, path: str = "") -> list[str]:
 def _provenance(ledger: Ledger, trial: FrozenTrial, metric: str, mark: str) -> str:
     code = session_at(ledger.manifest(), trial.datetime_start).get("code", {})
     commit = code.get("commit") or "an unknown commit"
-    verdict = trial.user_attrs.get("verdict", {})
-    ended = f"{trial.state.name.lower()} ({verdict['verdict']} at epoch {verdict['epoch']})" if verdict else "not ended"
+    verdict = trial.user_attrs.get("verdict")
+    ended = f"complete ({verdict['verdict']} at epoch {verdict['epoch']})" if verdict else "complete"
     changed = " with uncommitted changes" if code.get("diff") else ""
-    values = [f"{metric} {trial.values[0]:.6g}"] if trial.values else []
+    values = [f"{metric} {trial.values[0]:.6g}"]
     values += [f"{key} {value:.6g}" for key, value in trial.user_attrs.get("metrics", {}).items() if key.startswith("test/")]
     lines = [
-        f"{mark}{trial.number}: {', '.join(values) or 'no value'}.",
+        f"{mark}{trial.number}: {', '.join(values)}.",
         f"# {ended}, trained {trial.datetime_start:%Y-%m-%d} at {commit}{changed}.",
     ]
     return "\n".join(lines) + "\n"

@@ -265,13 +265,13 @@ def _conclude(study: SweepStudy, end: End | None, seconds: float, console: Conso
         f"{ended['failed']} failed) in {timedelta(seconds=round(seconds))}",
         soft_wrap=True,
     )
-    if study.best:
+    if len(study.space.objectives) > 1:
+        console.print(f"Pareto front: {study.front_text}", soft_wrap=True)
+    elif study.best:
         number, value = study.best
         console.print(
             f"best {study.space.objective.metric} {value:.4g}: trial {number}, {ledger.trial(number).directory}", soft_wrap=True
         )
-    if len(study.space.objectives) > 1:
-        console.print(f"Pareto front: {study.front_text}", soft_wrap=True)
     if study.exhausted and ended.total() < study.target:
         console.print(f"every setting of the space has been tried: of {study.target} trials no more can run", soft_wrap=True)
     if study.complete and study.best:

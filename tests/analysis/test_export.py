@@ -41,5 +41,5 @@ def test_a_place_that_cannot_be_written_is_named(write_ledger, made, tmp_path):
     (tmp_path / "file").write_text("")
     out = str(tmp_path / "file" / "below")
     result = CliRunner().invoke(app, ["export", "demo", "--out", out, "--root", str(ledger.root)])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "below cannot be written (Not a directory)" in result.output.replace("\n", "")

@@ -221,7 +221,7 @@ def test_the_command_writes_page_and_table(write_ledger, make_search):
 def test_the_command_refuses_a_sweep_that_is_not_there(write_ledger, made, tmp_path):
     write_ledger([made((0.5,))])
     result = CliRunner().invoke(app, ["report", "dmeo", "--root", str(tmp_path)])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "Did you mean demo?" in result.stderr
     assert result.stdout == ""
 

@@ -49,7 +49,7 @@ def test_the_steps_are_the_commands_that_the_readme_shows():
 
 
 def test_the_recipes_table_states_what_the_benchmark_checks():
-    rows = re.findall(r"^\| `(\w+)` \|.*\| ([\d.]+) \|$", README, flags=re.MULTILINE)
+    rows = re.findall(r"^\| `([\w ]+)` \|.*\| ([\d.]+) \|$", README, flags=re.MULTILINE)
     assert {name: float(value) for name, value in rows} == {name: value for name, (_, value) in STATED.items()}
 
 
@@ -78,7 +78,7 @@ def runnable(step: str, copy: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_every_step_does_what_it_says(copy):
     # Without what a make round this test would hand down: its flags and variables.
     environment = {

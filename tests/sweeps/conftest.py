@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
-from sweeps.ledger import Ledger
+from sweeps.ledger import Ledger, TrialFiles
 from sweeps.runner import create_ledger
 from sweeps.space import SearchSpace, load_space
 from sweeps.stopping import Verdict
@@ -87,3 +88,38 @@ def open_study() -> Callable[[Ledger], SweepStudy]:
 def console() -> Console:
     """A console that is no terminal; `console.file.getvalue()` is what was printed."""
     return Console(file=io.StringIO(), width=200, force_terminal=False, highlight=False, markup=False)
+
+
+@pytest.fixture
+def checkpoint() -> Callable[[TrialFiles, int], None]:
+    """A function: a trial's files and epoch → checkpoints as the trial leaves them after so many epochs."""
+
+    def write(files: TrialFiles, epoch: int) -> None:
+        files.checkpoints.mkdir(parents=True)
+        directory = str(files.checkpoints.resolve())
+        best = {"dirpath": directory, "best_model_path": f"{directory}/best.ckpt", "best_model_score": torch.tensor(0.5)}
+        best["best_k_models"] = {f"{directory}/best.ckpt": torch.tensor(0.5)}
+        content = {"state_dict": {"weight": torch.ones(2)}, "epoch": epoch - 1, "callbacks": {"ModelCheckpoint{'a': 1}": best}}
+        for name in ("best", "last"):
+            torch.save(content, files.checkpoints / f"{name}.ckpt")
+        (files.directory / "tensorboard").mkdir()
+        (files.directory / "tensorboard" / "events").write_bytes(b"events")
+        (files.directory / "metrics.json").write_text("{}")
+
+    return write
+
+
+@pytest.fixture
+def ended(
+    make_ledger: Callable[..., Ledger],
+    open_study: Callable[[Ledger], SweepStudy],
+    run_trial: Callable[..., int],
+    checkpoint: Callable[[TrialFiles, int], None],
+) -> Ledger:
+    """A sweep of three trials of two epochs, of which the first has checkpoints."""
+    ledger = make_ledger("search: {trials: 3, seed: 3}\nstopping: {scheduler: fifo}\n")
+    study = open_study(ledger)
+    for values in ([0.5, 0.4], [0.3, 0.2], [0.1, 0.2]):
+        run_trial(study, values)
+    checkpoint(ledger.trial(0), 2)
+    return ledger

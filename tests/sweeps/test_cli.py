@@ -102,6 +102,21 @@ def test_extend_asks_for_more(make_ledger, trials, message):
     assert ledger.space().search.trials == 20
 
 
+def test_extend_of_a_space_that_has_all_been_tried_is_refused(make_space, open_study, run_trial, capsys, monkeypatch, tmp_path):
+    text = "description: d\ntrial: [experiment=vimh]\nobjective: {metric: val/avg_acc, mode: max}\n"
+    text += "space: {model.optimizer.lr: [0.1, 0.2]}\nsearch: {sampler: grid}\nstopping: {scheduler: fifo}\n"
+    ledger = Ledger("test", tmp_path / "runs")
+    runner.create_ledger(ledger, make_space(text, base=False))
+    study = open_study(ledger)
+    for _ in range(2):
+        run_trial(study, [0.5])
+    message = refused(["extend", "test", "--trials", "+1", "--runs", ledger.root], capsys, monkeypatch)
+    assert message.startswith(
+        "error: --trials +1: every setting of the sweep 'test' has been tried, so that no more trials can run."
+    )
+    assert ledger.space().search.trials == 2
+
+
 def test_debug_names_the_trials_that_there_are(make_ledger):
     ledger = make_ledger("constraints: [model.optimizer.lr < 0.003]\n")
     study = SweepStudy(ledger, ledger.space(), lambda overrides: 0)

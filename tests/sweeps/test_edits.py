@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from sweeps import more
+from sweeps.cli import main
 from sweeps.edits import edits, keep, settle
 from sweeps.errors import SpaceError
+from sweeps.space import dump
 
 TEXT = "search: {trials: 3, seed: 3}\nstopping: {scheduler: fifo}\n"
 
@@ -99,12 +101,134 @@ def test_the_sweep_s_own_copy_may_be_edited_by_the_same_rules(ledger, edit, cons
     assert settle(ledger, console, recorded=True).search.seed == 3
 
 
-def test_a_source_that_is_gone_or_unreadable_stops_nothing(ledger, edit, console, tmp_path):
-    edit("trials: 3", "trials: many")
-    assert settle(ledger, console).search.trials == 3
-    assert "The sweep goes on with its own copy." in console.file.getvalue()
+def test_a_source_that_is_gone_stops_nothing(ledger, console, tmp_path):
     (tmp_path / "test.yaml").unlink()
     assert settle(ledger, console).search.trials == 3
+    assert console.file.getvalue() == ""
+
+
+@pytest.fixture
+def refused(ledger, console):
+    """A function: what a refused `settle` says; it has written nothing."""
+
+    def refused(**options):
+        files = (ledger.space_file, ledger.manifest_file)
+        before = [file.read_bytes() for file in files]
+        with pytest.raises(SpaceError) as raised:
+            settle(ledger, console, **options)
+        assert [file.read_bytes() for file in files] == before
+        assert console.file.getvalue() == ""
+        return str(raised.value)
+
+    return refused
+
+
+def test_a_source_that_cannot_be_read_is_refused_until_it_is_mended_or_gone_on_without(
+    ledger, edit, refused, console, tmp_path
+):
+    edit("trials: 3", "trials: many")
+    assert refused() == (
+        f"{tmp_path / 'test.yaml'} is no search space that the sweep 'test' could go on with:\n"
+        f"  {tmp_path / 'test.yaml'}:7: search.trials: found 'many': input should be a valid integer\n"
+        f"Mend it; or go on without it, with `make resume NAME=test RUNS={ledger.root} ARGS=--recorded`."
+    )
+    assert settle(ledger, console, recorded=True).search.trials == 3
+    assert settle(ledger, console).search.trials == 3  # it is known now
+    edit("trials: many", "trials: all")
+    assert "found 'all'" in refused()
+    edit("trials: all", "trials: 7")
+    assert settle(ledger, console).search.trials == 7
+    assert "unread" not in ledger.manifest()["space"]
+
+
+def test_an_unreadable_source_that_resume_is_told_of_ends_with_status_2(ledger, edit, monkeypatch, capsys):
+    edit("trials: 3", "trials: many")
+    monkeypatch.setattr("sys.argv", ["sweeps", "resume", "test", "--runs", str(ledger.root)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "Mend it; or go on without it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", [None, b"search: {trials: 3", b"\xff\xfe"])
+def test_a_copy_that_cannot_be_read_is_refused_and_written_anew_from_what_was_recorded(ledger, refused, console, damage):
+    whole = ledger.space_file.read_bytes()
+    if damage is None:
+        ledger.space_file.unlink()
+        with pytest.raises(SpaceError, match="There is no file"):
+            settle(ledger, console)
+    else:
+        ledger.space_file.write_bytes(damage)
+        assert "ARGS=--recorded" in refused()
+    assert settle(ledger, console, recorded=True) == ledger.space()
+    assert ledger.space_file.read_bytes() == whole
+
+
+def test_edits_that_do_not_go_together_are_refused(ledger, edit, refused, console):
+    starts = "start_with:\n  - {model.optimizer.lr: 0.01}\n  - {model.optimizer.lr: 0.02}"
+    record = ledger.manifest()
+    text = ledger.space_file.read_text().replace("start_with: []", starts)  # as if the sweep had begun with them
+    ledger.space_file.write_text(text)
+    ledger.write_manifest({**record, "space": {**record["space"], "kept": dump(ledger.space())}})
+    edit("trials: 3", "trials: 1")
+    message = refused()
+    assert message.startswith(f"The edits of {ledger.space_file} and of ")
+    assert "\n  search.start_with: 2 settings to start with, but trials is 1\n" in message
+    assert settle(ledger, console, recorded=True).search.trials == 3
+
+
+def test_a_record_that_is_refused_is_not_written(ledger, refused):
+    record = ledger.manifest()
+    kept = record["space"]["kept"].replace("trials: 3", "trials: 0")
+    ledger.write_manifest({**record, "space": {**record["space"], "kept": kept}})
+    assert "search.trials: found 0" in refused(recorded=True)
+
+
+def test_options_go_with_the_sampler_that_they_are_of(ledger, edit, console):
+    edit("sampler_options: {}", "sampler_options: {n_startup_trials: 5}", ledger.space_file)
+    edit("trials: 3", "trials: 3, sampler: random")
+    search = settle(ledger, console).search
+    assert (search.sampler, search.sampler_options) == ("random", {})
+    assert console.file.getvalue().splitlines()[-1] == (
+        "changed with the sampler: search.sampler_options: {'n_startup_trials': 5} → {}"
+    )
+
+
+def test_options_of_another_sampler_than_the_copy_s_are_left_out(ledger, edit, console):
+    edit("sampler: tpe", "sampler: qmc", ledger.space_file)
+    edit("trials: 3", "trials: 3, sampler_options: {n_startup_trials: 5}")
+    search = settle(ledger, console).search
+    assert (search.sampler, search.sampler_options) == ("qmc", {})
+    assert "sampler_options: {'n_startup_trials': 5} → {}" in console.file.getvalue().splitlines()[-1]
+
+
+def test_options_of_the_same_sampler_are_kept_and_a_new_one_s_are_taken(ledger, edit, console):
+    edit("sampler_options: {}", "sampler_options: {n_startup_trials: 5}", ledger.space_file)
+    edit("trials: 3", "trials: 5")
+    assert settle(ledger, console).search.sampler_options == {"n_startup_trials": 5}
+    edit("trials: 5", "trials: 5, sampler: qmc, sampler_options: {qmc_type: halton}")
+    assert settle(ledger, console).search.sampler_options == {"qmc_type": "halton"}
+
+
+def test_an_edit_leaves_words_words(make_ledger, edit, console):
+    entries = "  model.net.mode: {choice: [on, off, yes, no]}\n  model.net.flag: {choice: [true, false]}\n"
+    ledger = make_ledger(f"{entries}search: {{trials: 3}}\nstopping: {{scheduler: fifo, guard: {{mode: off}}}}\n")
+    before = ledger.space_file.read_text()
+    edit("trials: 3", "trials: 7")
+    space = settle(ledger, console)
+    assert ledger.space_file.read_text() == before.replace("trials: 3", "trials: 7")
+    assert space.parameters["model.net.mode"].distribution.options == ("on", "off", "yes", "no")
+    assert space.stopping.guard.mode == "off"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("[on, off]", "[true, false]"), ("[1, 0]", "[true, false]"), ("[1, 0]", "[1.0, 0.0]")]
+)
+def test_a_word_or_a_number_that_becomes_another_kind_of_value_is_an_edit(make_ledger, edit, console, old, new):
+    ledger = make_ledger(f"  model.net.mode: {{choice: {old}}}\nsearch: {{trials: 2}}\nstopping: {{scheduler: fifo}}\n")
+    edit(old, new)
+    with pytest.raises(SpaceError, match=r"space\.model\.net\.mode: .* → "):
+        settle(ledger, console)
 
 
 def test_edits_name_what_came_and_went():

@@ -46,37 +46,12 @@ def failing(study, errors):
         study.fail(number, {"error": error})
 
 
-def checkpoint(files, epoch):
-    """Checkpoints as a trial leaves them after `epoch` epochs."""
-    files.checkpoints.mkdir(parents=True)
-    directory = str(files.checkpoints.resolve())
-    best = {"dirpath": directory, "best_model_path": f"{directory}/best.ckpt", "best_model_score": torch.tensor(0.5)}
-    best["best_k_models"] = {f"{directory}/best.ckpt": torch.tensor(0.5)}
-    content = {"state_dict": {"weight": torch.ones(2)}, "epoch": epoch - 1, "callbacks": {"ModelCheckpoint{'a': 1}": best}}
-    for name in ("best", "last"):
-        torch.save(content, files.checkpoints / f"{name}.ckpt")
-    (files.directory / "tensorboard").mkdir()
-    (files.directory / "tensorboard" / "events").write_bytes(b"events")
-    (files.directory / "metrics.json").write_text("{}")
-
-
-@pytest.fixture
-def ended(make_ledger, open_study, run_trial):
-    """A sweep of three trials of two epochs, of which the first has checkpoints."""
-    ledger = make_ledger(FIFO)
-    study = open_study(ledger)
-    for values in ([0.5, 0.4], [0.3, 0.2], [0.1, 0.2]):
-        run_trial(study, values)
-    checkpoint(ledger.trial(0), 2)
-    return ledger
-
-
 def test_extend_gives_trials_and_hours(make_ledger, console):
     ledger = make_ledger(FIFO + "budget: {hours: 1.5}\n")
     assert more.extend("test", "+2", "+0.5", ledger.root, console) == 0
     space = ledger.space()
     assert (space.search.trials, space.budget.hours) == (5, 2.0)
-    assert console.file.getvalue() == "test: 3 → 5 trials, 1.5 → 2 hours.\n"
+    assert console.file.getvalue() == "test: 3 → 5 trials, 1.5 → 2 hours a run.\n"
     more.extend("test", None, "4", ledger.root, console)
     assert (ledger.space().search.trials, ledger.space().budget.hours) == (5, 4.0)
 
@@ -203,7 +178,7 @@ def test_a_trial_trained_further_is_a_new_one_with_the_old_one_s_past(ended, ope
     assert open_study(ended).complete
 
 
-def test_nobody_ranks_a_trial_that_a_person_has_asked_for(make_ledger, open_study, run_trial, report_epoch, console):
+def test_nobody_ranks_a_trial_that_a_person_has_asked_for(make_ledger, open_study, report_epoch, checkpoint, console):
     ledger = make_ledger(ASHA)
     study = open_study(ledger)
     for value in (0.5, 0.6):
@@ -306,7 +281,7 @@ def killed_at(monkeypatch):
 
 @pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_kill_while_more_is_asked_for_or_run_changes_no_outcome(
-    make_ledger, open_study, run_trial, report_epoch, console, tmp_path, killed_at, every
+    make_ledger, open_study, run_trial, report_epoch, checkpoint, console, tmp_path, killed_at, every
 ):
     """The same commands typed again after a kill before any write: what was retried or continued is so once."""
     template = make_ledger(FIFO)

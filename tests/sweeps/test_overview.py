@@ -11,6 +11,7 @@ from rich.console import Console
 
 from sweeps.ledger import Ledger
 from sweeps.overview import overview
+from sweeps.runner import create_ledger
 from sweeps.status import show_list, show_status
 
 FIFO = "search: {trials: 4, seed: 3}\nstopping: {scheduler: fifo}\n"
@@ -65,6 +66,72 @@ def test_a_sweep_whose_trials_have_all_ended_is_complete_if_one_has_a_value(make
                 study.fail(number, {"error": "ValueError: no"})
         assert overview(ledger).state == ("complete" if values else "failed")
     assert overview(Ledger("good", ledger.root)).best == (0, 0.5)  # of equals, the earlier
+
+
+FEW = """
+description: A space of two settings.
+trial: [experiment=vimh]
+objective: {metric: val/avg_acc, mode: max}
+space:
+  model.optimizer.lr: {choice: [0.1, 0.2]}
+search: {trials: 20, sampler: random}
+stopping: {scheduler: fifo, guard: {mode: off}}
+"""
+
+
+@pytest.fixture
+def few(make_space, tmp_path):
+    """A sweep of two settings that was asked for twenty trials."""
+    ledger = Ledger("few", tmp_path / "runs")
+    create_ledger(ledger, make_space(FEW, "few", base=False))
+    session(ledger)
+    return ledger
+
+
+def test_a_sweep_that_has_tried_its_whole_space_is_complete(few, open_study, run_trial, console):
+    study = open_study(few)
+    run_trial(study, [0.5])
+    assert overview(few).state == "interrupted"
+    run_trial(study, [0.25])
+    assert study.propose() is None
+    assert study.complete
+    seen = overview(few)  # killed before it was noted that it is complete
+    assert (seen.state, seen.exhausted, seen.ended.total(), seen.target) == ("complete", True, 2, 20)
+    with few.lock():
+        seen = overview(few)
+        assert (seen.state, seen.left) == ("running", None)  # nothing is to come
+    show_status(few, console)
+    assert "resume" not in console.file.getvalue()
+    study.study.enqueue_trial({"model.optimizer.lr": 0.1}, user_attrs={"retries": 0})
+    assert overview(few).state == "interrupted"
+
+
+def test_a_whole_space_without_a_value_has_failed(few, open_study):
+    for _ in range(2):
+        study = open_study(few)
+        study.fail(study.propose()["number"], {"error": "ValueError: no"})
+    assert overview(few).state == "failed"
+
+
+@pytest.mark.parametrize(("end", "state"), [("complete", "complete"), ("budget", "interrupted")])
+def test_of_a_space_that_is_no_longer_accepted_the_last_end_tells(few, open_study, run_trial, end, state):
+    run_trial(open_study(few), [0.5])
+    session(few, end=end)
+    few.space_file.write_text(few.space_file.read_text().replace("constraints: []", "unknown: 1"))
+    assert overview(few).state == state
+
+
+def test_a_complete_sweep_that_is_asked_for_more_can_be_resumed(make_ledger, open_study, run_trial):
+    ledger = make_ledger("search: {trials: 1}\nstopping: {scheduler: fifo}\n")
+    run_trial(open_study(ledger), [0.5])
+    session(ledger, end="complete")
+    assert overview(ledger).state == "complete"
+    ledger.space_file.write_text(ledger.space_file.read_text().replace("  trials: 1\n", "  trials: 2\n"))
+    assert overview(ledger).state == "interrupted"
+
+
+def test_words_that_an_older_yaml_takes_for_truth_values_are_words(few):
+    assert few.plain_space()["stopping"]["guard"] == {"mode": "off"}
 
 
 def test_looking_writes_nothing_and_does_not_keep_a_driver_out(make_ledger, open_study, run_trial, console):

@@ -77,6 +77,36 @@ def test_what_cannot_be_promoted_is_refused(ledger, configs, console, number, na
     assert list((configs / "experiment").iterdir()) == []
 
 
+def test_only_a_complete_trial_is_promoted(make_ledger, open_study, run_trial, report_epoch, configs, console):
+    ledger = make_ledger("stopping: {scheduler: fifo}\n")
+    study = open_study(ledger)
+    run_trial(study, [0.5])
+    study.propose()
+    report_epoch(study, 1, 1, float("nan"))
+    study.propose()
+    study.begin(2)
+    study.fail(2, {"error": "ValueError: no"})
+    study.propose()
+    for number, ended in (
+        (1, r"ended as broken \(not finite: .*\)"),
+        (2, r"ended as failed \(ValueError: no\)"),
+        (3, "has not ended"),
+    ):
+        with pytest.raises(SweepError, match=f"^Trial {number} of the sweep 'test' {ended}, and only COMPLETE ones .*: 0\\.$"):
+            promote(ledger, number, None, console, configs)
+    assert list((configs / "experiment").iterdir()) == []
+
+
+def test_a_refusal_lists_the_first_of_many_trials(make_ledger, open_study, run_trial, configs, console):
+    ledger = make_ledger("search: {trials: 30}\nstopping: {scheduler: fifo}\n")
+    study = open_study(ledger)
+    for _ in range(22):
+        run_trial(study, [0.5])
+    study.propose()
+    with pytest.raises(SweepError, match=r"promoted: 0, 1, .* 18, 19 and 2 more\.$"):
+        promote(ledger, 22, None, console, configs)
+
+
 def test_without_a_value_there_is_no_best(make_ledger, configs, console):
     with pytest.raises(SweepError, match="No trial of the sweep 'test' has a value yet"):
         promote(make_ledger(), None, None, console, configs)
