@@ -134,10 +134,13 @@ class BatchOrder(Sampler[torch.Tensor]):
 
 class _LateLoader(DataLoader):
     """Starts its workers at the first batch: they fetch ahead as soon as they are there, and Lightning tells the epoch
-    only after it has called `iter`."""
+    only after it has called `iter`. Without workers there is nothing to fetch ahead, and a batch costs one indexing alone."""
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        yield from super().__iter__()
+        if self.num_workers or self.pin_memory:
+            yield from super().__iter__()
+        else:
+            yield from map(self.dataset.__getitem__, self.sampler)
 
 
 def batch_loader(batches: Batches, order: BatchOrder, num_workers: int = 0, pin_memory: bool = False) -> DataLoader:
