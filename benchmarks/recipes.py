@@ -20,7 +20,9 @@ import torch
 
 from analysis.load import load
 from lhtx.compose import compose, describe
+from lhtx.evaluate import compose_evaluation, evaluate
 from lhtx.train import train
+from sweeps.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEEP = "sweep digits"
@@ -66,8 +68,10 @@ def sweep(directory: Path, quick: bool) -> Reached:
     if done.returncode:
         raise RuntimeError(f"the sweep ended with status {done.returncode}:\n{done.stdout}{done.stderr}")
     best = load("digits", directory / "runs").complete.iloc[0]
-    metric, _ = STATED[SWEEP]
-    return Reached(int(best["parameters"]), int(best["epochs"]), {metric: float(best[metric])})
+    # One that the guard ended as spent has not been tested by its own run.
+    checkpoint = Ledger("digits", directory / "runs").trial(int(best["number"])).checkpoints / "best.ckpt"
+    cfg = compose_evaluation([f"ckpt_path='{checkpoint}'", f"paths.output_dir='{directory / 'test'}'", "trainer=cpu"])
+    return Reached(int(best["parameters"]), int(best["epochs"]), evaluate(cfg))
 
 
 def main() -> int:
