@@ -73,6 +73,7 @@ def test_names_are_suites_experiments_or_both():
         members_of([])
 
 
+@pytest.mark.slow
 def test_members_are_trained_and_a_failing_one_stands_in_the_table(overrides, tmp_path, trained, monkeypatch, capfd):
     monkeypatch.undo()  # these are trained for real
     names = ["vimh_normalized_regression", "experiment=vimh"]

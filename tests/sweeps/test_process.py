@@ -208,6 +208,7 @@ def test_when_the_client_is_killed_nothing_is_left_running(assignment):
     wait_until(lambda: not alive(server) and not alive(child))
 
 
+@pytest.mark.slow
 def test_without_fork_each_trial_has_a_server_of_its_own(assignment, monkeypatch):
     """As on macOS: the same messages, another process each."""
     monkeypatch.setattr("sweeps.process.FORK", False)
