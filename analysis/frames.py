@@ -70,11 +70,6 @@ class Objective:
         return 1.0 if self.mode == "max" else -1.0
 
 
-def rejected(trial: FrozenTrial) -> bool:
-    """Whether a trial never ran, because its setting was refused."""
-    return trial.user_attrs.get("verdict", {}).get("verdict") == "rejected"
-
-
 def facts(trials: Sequence[FrozenTrial], objectives: Sequence[Objective], unended: Mapping[int, str]) -> pd.DataFrame:
     """What each trial alone tells: the columns of `COLUMNS`, not all of them filled, and those of several objectives.
 

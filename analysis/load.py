@@ -15,7 +15,7 @@ import pandas as pd
 
 from analysis import frames
 from analysis.frames import Objective
-from sweeps.ledger import CONTINUES, DEFAULT_ROOT, Ledger, LedgerError, asked_again
+from sweeps.ledger import CONTINUES, DEFAULT_ROOT, Ledger, LedgerError, asked_again, rejected
 
 if TYPE_CHECKING:
     import optuna
@@ -146,7 +146,7 @@ def load(sweep: str, root: str | Path = DEFAULT_ROOT) -> Sweep:
     distributions = {column: frames.distribution(present, key) for key, column in columns.items()}
     curves = frames.curves(present, objectives)
     reached = frames.best_rows(curves)
-    ran = [trial for trial in present if not frames.rejected(trial)]
+    ran = [trial for trial in present if not rejected(trial)]
     history, problems = frames.histories(ledger, [trial.number for trial in ran])
     metric_columns = frames.metric_columns(ran, {*fixed, *columns.values()})
     elapsed = history.groupby("number")["seconds"].max() if len(history) else pd.Series(dtype=float)
@@ -173,7 +173,7 @@ def load(sweep: str, root: str | Path = DEFAULT_ROOT) -> Sweep:
         ledger=ledger,
         objectives=objectives,
         trials=frame(ran),
-        rejected=frame([trial for trial in present if frames.rejected(trial)]),
+        rejected=frame([trial for trial in present if rejected(trial)]),
         history=history,
         curves=curves,
         manifest=ledger.manifest(),

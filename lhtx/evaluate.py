@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from lightning import LightningDataModule, LightningModule
 from omegaconf import DictConfig
 
+from lhtx.callbacks.logged_metrics import logged
 from lhtx.checkpoints import load_weights
 from lhtx.compose import CONFIGS, build_datamodule, build_task, compose, configure, resolved
 from lhtx.config_errors import options
@@ -23,7 +25,6 @@ from lhtx.runs import (
     build_trainer,
     closing,
     fail,
-    floats,
     is_main_process,
     prepare_run,
     table,
@@ -49,8 +50,8 @@ def compose_evaluation(overrides: Sequence[str], config_name: str = "evaluate") 
     """
     run = run_directory(_checkpoint(overrides))
     _check_groups(overrides)
-    quoted = str(run).replace("\\", "\\\\").replace("'", "\\'")
-    cfg = compose([*overrides, f"hydra.searchpath=['file://{quoted}']"], config_name)
+    place = QuotedString(f"file://{run}", Quote.single).with_quotes()
+    cfg = compose([*overrides, f"hydra.searchpath=[{place}]"], config_name)
     if cfg.split not in SPLITS:
         raise ConfigError(f"split is {cfg.split!r}. Accepted: {', '.join(SPLITS)}")
     return cfg
@@ -71,7 +72,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         with closing(trainer.loggers):
             measure(task, datamodule=datamodule, verbose=False)
         # The best of a run's epochs is nothing that one pass could measure.
-        metrics = {name: value for name, value in floats(trainer.callback_metrics).items() if not name.endswith("_best")}
+        metrics = {name: value for name, value in logged(trainer).items() if not name.endswith("_best")}
         write_metrics(metrics, Path(cfg.paths.output_dir) / METRICS_FILE)
         return metrics
 

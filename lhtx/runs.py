@@ -156,11 +156,6 @@ def closing(loggers: Iterable[Logger]) -> Iterator[None]:
             wandb.finish()
 
 
-def floats(metrics: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """Metrics as numbers on the host."""
-    return {name: float(value) for name, value in metrics.items()}
-
-
 def _connect(cfg: DictConfig, logger: Logger) -> None:
     """Begins the logger's run, which it would do at the first thing logged; raises ConfigError where it cannot."""
     try:

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import IO
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import OmegaConf, open_dict
 
 from lhtx.checkpoints import load_checkpoint
@@ -302,6 +303,8 @@ def _read_results(member: Member, output: Path, overrides: Sequence[str]) -> Non
     member.test_acc, member.best_val_acc = metrics.get("test/avg_acc"), metrics.get("val/acc_best")
     last = output / LAST
     member.epochs = load_checkpoint(last)["epoch"] + 1 if last.exists() else None
+    if member.parameters is not None:  # known since the suite began
+        return
     described = describe([f"experiment={member.experiment}", *overrides])
     member.network, member.parameters = described.network, described.parameters
 
@@ -356,8 +359,7 @@ def _number(accuracy: float | None) -> str:
 
 def _override(key: str, path: Path) -> str:
     """A path as an override, whatever characters it has."""
-    quoted = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{quoted}'"
+    return f"{key}={QuotedString(str(path), Quote.single).with_quotes()}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

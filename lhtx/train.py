@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from omegaconf import DictConfig
 
 from lhtx.callbacks.logged_metrics import KEY as LOGGED_METRICS
+from lhtx.callbacks.logged_metrics import logged
 from lhtx.checkpoints import check_weights, load_checkpoint, load_input_constants, load_weights, require_checkpoint
 from lhtx.compose import (
     CONFIGS,
@@ -41,7 +42,6 @@ from lhtx.runs import (
     build_trainer,
     closing,
     fail,
-    floats,
     is_main_process,
     log_hyperparameters,
     make_directory,
@@ -101,14 +101,14 @@ def train(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> dict[str, floa
             weights = cfg.ckpt_path
             if cfg.train:
                 _fit(trainer, task, datamodule, cfg.ckpt_path)
-                metrics.update(floats(trainer.callback_metrics))
+                metrics.update(logged(trainer))
                 _check_optimized(cfg, metrics, trainer)
                 weights = _best(trainer, cfg.optimized_metric)
             if cfg.test:
                 if weights is not None:
                     load_weights(task, weights, datamodule)
                 trainer.test(task, datamodule=datamodule, verbose=False)
-                metrics.update(floats(trainer.callback_metrics))
+                metrics.update(logged(trainer))
         write_metrics(metrics, output / METRICS_FILE)
         return metrics
 

@@ -21,7 +21,7 @@ from lhtx.files import write_atomically
 from sweeps.errors import SpaceError
 from sweeps.ledger import Ledger
 from sweeps.located_yaml import dump as dump_yaml
-from sweeps.located_yaml import load as load_yaml
+from sweeps.located_yaml import parse
 from sweeps.space import SearchSpace, dump, load_space
 
 ALLOWED: tuple[tuple[str, ...], ...] = (
@@ -197,8 +197,7 @@ def _file(text: str) -> Iterator[Path]:
 
 
 def _data(text: str) -> dict[str, Any]:
-    with _file(text) as file:
-        return load_yaml(file).value
+    return parse(text, Path("space.yaml")).value
 
 
 def _today(text: str) -> str:

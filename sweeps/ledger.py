@@ -162,11 +162,12 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 def asked_again(trials: Iterable[FrozenTrial]) -> int:
     """How many of a study's `trials`, waiting ones too, were asked for on top of the search space's `trials`: those that
     retry another or train another further."""
-    return sum(
-        bool({RETRIES, CONTINUES} & trial.user_attrs.keys())
-        and trial.user_attrs.get("verdict", {}).get("verdict") != "rejected"
-        for trial in trials
-    )
+    return sum(bool({RETRIES, CONTINUES} & trial.user_attrs.keys()) and not rejected(trial) for trial in trials)
+
+
+def rejected(trial: FrozenTrial) -> bool:
+    """Whether a trial never ran: its setting was refused, or a driver was killed while it was being proposed."""
+    return trial.user_attrs.get("verdict", {}).get("verdict") == "rejected"
 
 
 @dataclass(frozen=True)

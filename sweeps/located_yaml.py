@@ -109,6 +109,11 @@ def load(file: Path) -> Document:
         raise SpaceError([Problem(display(file), f"not UTF-8 text (byte {error.start})")]) from error
     except OSError as error:
         raise SpaceError([Problem(display(file), f"cannot be read: {error.strerror}")]) from error
+    return parse(text, file)
+
+
+def parse(text: str, file: Path) -> Document:
+    """The YAML in `text`, as `load` reads it from `file`. Raises SpaceError, as `load` does."""
     try:
         loader = _Loader(text)
         try:

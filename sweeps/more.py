@@ -18,7 +18,7 @@ from sweeps.continuation import MAX_EPOCHS, last_epoch
 from sweeps.edits import keep
 from sweeps.errors import SweepError, suggestions
 from sweeps.failures import FAILURES, failure_of
-from sweeps.ledger import CONTINUES, EPOCHS, RETRIES, Ledger
+from sweeps.ledger import CONTINUES, EPOCHS, RETRIES, Ledger, rejected
 from sweeps.runner import EXIT_DONE, EXIT_STOPPED, go_on, network_size
 from sweeps.space import SearchSpace
 from sweeps.study import SweepStudy
@@ -118,7 +118,7 @@ def retry(name: str, only: str | None, root: Path, console: Console) -> int:
 
 def retryable(trials: Sequence[FrozenTrial], only: str | None = None) -> list[FrozenTrial]:
     """Those of a study's trials that failed (in this way) and that no other trial retries."""
-    retried = {trial.user_attrs.get(RETRIES) for trial in trials if not _given_up(trial)}
+    retried = {trial.user_attrs.get(RETRIES) for trial in trials if not rejected(trial)}
     kinds = set(FAILURES) if only is None else {only}
     return [
         trial
@@ -132,7 +132,7 @@ def _failed_continuations(trials: Sequence[FrozenTrial], only: str | None) -> li
     latest = {
         (trial.user_attrs[CONTINUES], trial.user_attrs[EPOCHS]): trial
         for trial in trials
-        if CONTINUES in trial.user_attrs and not _given_up(trial)
+        if CONTINUES in trial.user_attrs and not rejected(trial)
     }
     return [trial for trial in latest.values() if (kind := failure_of(trial)) and only in {None, kind}]
 
@@ -146,17 +146,12 @@ def _continuation(ledger: Ledger, trial: FrozenTrial) -> str:
 
 def _judged(status: int, ledger: Ledger, asked: Callable[[FrozenTrial], bool], console: Console) -> int:
     """`status`, the sweep's; but a sweep that is done has not done what was asked of it if all trials `asked` for failed."""
-    trials = [trial for trial in ledger.study().get_trials(deepcopy=False) if asked(trial) and not _given_up(trial)]
+    trials = [trial for trial in ledger.study().get_trials(deepcopy=False) if asked(trial) and not rejected(trial)]
     if status != EXIT_DONE or not trials or not all(map(failure_of, trials)):
         return status
     told = ", ".join(f"{trial.number} ({failure_of(trial)})" for trial in trials)
     console.print(f"{ledger.name}: all trials that were asked for failed: {told}", soft_wrap=True)
     return EXIT_STOPPED
-
-
-def _given_up(trial: FrozenTrial) -> bool:
-    """Whether a trial never ran, and another one stands for it if it was asked for."""
-    return trial.user_attrs.get("verdict", {}).get("verdict") == "rejected"
 
 
 def continue_trial(name: str, number: int, epochs: str, root: Path, console: Console) -> int:
@@ -179,7 +174,7 @@ def continue_trial(name: str, number: int, epochs: str, root: Path, console: Con
         targets.add(target)
         for other in trials.values():
             same = other.user_attrs.get(CONTINUES) == number and other.user_attrs[EPOCHS] == target
-            if same and not failure_of(other) and not _given_up(other):
+            if same and not failure_of(other) and not rejected(other):
                 console.print(f"trial {other.number} continues trial {number} to epoch {target} already.")
                 return space
         study.enqueue_trial(trial.params, user_attrs={CONTINUES: number, EPOCHS: target})

@@ -159,20 +159,17 @@ def _exhausted(ledger: Ledger, trials: Sequence[FrozenTrial], end: str | None) -
     """Whether all of a study's trials, waiting ones too, have ended, and there is no setting that none of them had."""
     if not all(trial.state.is_finished() for trial in trials):
         return False
-    from sweeps.settings import settings
+    from sweeps.settings import Tried
     from sweeps.study import KILLED
 
     try:
-        parameters = ledger.space().parameters
+        tried = Tried(ledger.space())
     except SpaceError:  # the settings are not known: how the last run has ended is
         return end == "complete"
-    tried = {
-        frozenset(trial.params.items())
-        for trial in trials
-        if trial.user_attrs.get("verdict", {}).get("reason") != KILLED  # its setting never ran, and may come again
-    }
-    finite = all(parameter.distribution.finite for parameter in parameters.values())
-    return finite and all(frozenset(setting.items()) in tried for setting in settings(parameters))
+    for trial in trials:
+        if trial.user_attrs.get("verdict", {}).get("reason") != KILLED:  # its setting never ran, and may come again
+            tried.add(trial.params, trial.number)
+    return tried.exhausted
 
 
 def _state(holder: Holder | None, done: bool, best: Any, end: str | None) -> State:

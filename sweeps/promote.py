@@ -18,7 +18,7 @@ from lhtx.errors import ConfigError
 from lhtx.files import write_atomically
 from sweeps.debug import recorded_trial
 from sweeps.errors import SweepError
-from sweeps.hydra_overrides import parse
+from sweeps.hydra_overrides import override, parse
 from sweeps.ledger import Ledger
 from sweeps.manifest import session_at
 from sweeps.overview import overview
@@ -132,7 +132,8 @@ def _check(text: str, overrides: Sequence[str], configs: Path) -> None:
         with tempfile.TemporaryDirectory() as directory:
             (Path(directory) / GROUP).mkdir()
             (Path(directory) / GROUP / "promoted_draft.yaml").write_text(text)
-            found = plain(compose([f"hydra.searchpath=['file://{directory}','file://{configs}']", f"{GROUP}=promoted_draft"]))
+            places = [f"file://{place}" for place in (directory, configs)]
+            found = plain(compose([override("hydra.searchpath", places), f"{GROUP}=promoted_draft"]))
     except ConfigError as error:
         raise SweepError(f"this trial cannot be promoted, as its overrides do not compose any more: {error}") from error
     if different := differences(wanted, found):

@@ -59,9 +59,9 @@ class Proposer:
         """
         if self._rejected >= MAX_REJECTIONS:
             raise too_tight(self._space)
-        if self.exhausted:
-            return None
         start, self.note = self._start(), None
+        if start is None and self._tried.exhausted:
+            return None
         self._sampler.planned = None
         if self._space.search.sampler == "grid":
             self._sampler.planned = self._tried.untried(start)

@@ -14,6 +14,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from lhtx.callbacks.logged_metrics import logged
 from lhtx.compose import compose
 from lhtx.train import train
 from sweeps.hydra_overrides import override
@@ -97,7 +98,7 @@ class SweepReport(Checkpoint):
             max_epochs=trainer.max_epochs,
             parameters=sum(parameter.numel() for parameter in pl_module.parameters()),
             seconds=time.monotonic() - self._start,
-            metrics={name: float(value) for name, value in trainer.callback_metrics.items()},
+            metrics=logged(trainer),
         )
         if not self._report(self._last):
             self._stopped = trainer.should_stop = True

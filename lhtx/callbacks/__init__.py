@@ -3,7 +3,6 @@
 from lhtx.callbacks.early_stopping import EarlyStopping
 from lhtx.callbacks.gradient_statistics import GradientStatistics
 from lhtx.callbacks.logged_metrics import LoggedMetrics
-from lhtx.callbacks.model_checkpoint import ModelCheckpoint
 from lhtx.callbacks.network_summary import NetworkSummary
 from lhtx.callbacks.plateau_state import PlateauState
 from lhtx.callbacks.progress import TrainingProgress
@@ -16,7 +15,6 @@ __all__ = [
     "EarlyStopping",
     "GradientStatistics",
     "LoggedMetrics",
-    "ModelCheckpoint",
     "NetworkSummary",
     "PlateauState",
     "RandomState",

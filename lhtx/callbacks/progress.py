@@ -18,6 +18,7 @@ from rich.table import Column, Table
 from rich.text import Text
 from torch import Tensor
 
+from lhtx.callbacks.logged_metrics import logged
 from lhtx.callbacks.metric_rows import SPLITS, cell, gradients, line, number, rows
 from lhtx.errors import ConfigError
 from lhtx.terminal import moves_cursor, printable
@@ -101,7 +102,7 @@ class TrainingProgress(ProgressBar):
         self._validated = True
         if self._view:
             self._view.end_part()
-            self._view.show(_floats(trainer))
+            self._view.show(logged(trainer))
         if trainer.state.fn != "fit":
             self._close()
 
@@ -115,11 +116,7 @@ class TrainingProgress(ProgressBar):
         if self.has_dataloader_changed(dataloader_idx):
             self._begin("test", self.total_test_batches_current_dataloader)
 
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        if self._view:
-            self._view.advance(batch_idx + 1)
+    on_test_batch_end = on_validation_batch_end
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.reset_dataloader_idx_tracker()
@@ -131,15 +128,9 @@ class TrainingProgress(ProgressBar):
         if self.has_dataloader_changed(dataloader_idx):
             self._begin("prediction", self.total_predict_batches_current_dataloader)
 
-    def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        if self._view:
-            self._view.advance(batch_idx + 1)
+    on_predict_batch_end = on_validation_batch_end
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.reset_dataloader_idx_tracker()
-        self._close()
+    on_predict_end = on_test_end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._close()
@@ -161,7 +152,7 @@ class TrainingProgress(ProgressBar):
         """Show what the last epoch came to. The module logs it after `on_train_epoch_end`, so this is for later hooks."""
         if not (self._trained and self._view):
             return
-        metrics = _floats(trainer)
+        metrics = logged(trainer)
         self._view.show(metrics)
         if not self._validated:  # those there are belong to an earlier epoch
             metrics = {name: value for name, value in metrics.items() if not name.startswith("val/")}
@@ -317,7 +308,3 @@ class _Speed(ProgressColumn):
 def _narrow() -> Column:
     """A column that is cut off, without a character that not every terminal has."""
     return Column(no_wrap=True, overflow="crop")
-
-
-def _floats(trainer: Trainer) -> dict[str, float]:
-    return {name: float(value) for name, value in trainer.callback_metrics.items()}
