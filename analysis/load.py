@@ -15,7 +15,7 @@ import pandas as pd
 
 from analysis import frames
 from analysis.frames import Objective
-from sweeps.ledger import CONTINUES, DEFAULT_ROOT, Ledger, LedgerError, asked_again, rejected
+from sweeps.ledger import CONTINUES, DEFAULT_ROOT, Ledger, LedgerError, asked_again, own_trials, rejected
 
 if TYPE_CHECKING:
     import optuna
@@ -243,7 +243,7 @@ def _read_trials(ledger: Ledger, study: optuna.Study) -> list[FrozenTrial]:
     from sqlalchemy.exc import DatabaseError
 
     try:
-        return study.get_trials(deepcopy=False)
+        return own_trials(study.get_trials(deepcopy=False))
     except DatabaseError as error:
         raise LedgerError(
             f"{ledger.study_file} is damaged: its trials cannot be read ({error.orig}). Restore it from a copy."

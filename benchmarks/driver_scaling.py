@@ -63,8 +63,8 @@ def metrics(number: int, epoch: int) -> dict[str, float]:
 
 def make(directory: Path, trials: int, sampler: str) -> Any:
     """A ledger in which nothing has run."""
+    from sweeps.creation import create_ledger
     from sweeps.ledger import Ledger
-    from sweeps.runner import create_ledger
     from sweeps.space import load_space
 
     file = directory / "scaling.yaml"

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeps import resources
+from sweeps.attributes import EXPLOITS, FOLLOWS, HALVED, INSTEAD_OF
 from sweeps.errors import LedgerError
 from sweeps.hydra_overrides import key_of, override
-from sweeps.ledger import CONTINUES, EPOCHS, RETRIES, History, Ledger, TrialFiles, read_history
+from sweeps.ledger import CONTINUES, EPOCHS, History, Ledger, TrialFiles, read_history
 from sweeps.recorded import recorded
 from sweeps.schema import SearchSpace
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-INSTEAD_OF = "instead_of"
-"""Under this name an enqueued trial says which one it stands for, that a driver was killed while proposing."""
 MAX_EPOCHS = "trainer.max_epochs"
 _OWN = ("error.txt", "metrics.json", "stdout.log", ".running", "overrides.txt", "config.yaml")
 """Files of a trial that a trial which continues it makes itself, or does not have."""
@@ -33,7 +32,7 @@ def enqueue_again(study: optuna.Study, trial: FrozenTrial) -> None:
     fixed = trial.system_attrs.get("fixed_params")
     if fixed is None or any(other.user_attrs.get(INSTEAD_OF) == trial.number for other in study.get_trials(deepcopy=False)):
         return
-    asked = {name: trial.user_attrs[name] for name in (RETRIES, CONTINUES, EPOCHS) if name in trial.user_attrs}
+    asked = {name: trial.user_attrs[name] for name in (*FOLLOWS, HALVED, EXPLOITS, EPOCHS) if name in trial.user_attrs}
     study.enqueue_trial(fixed, user_attrs={**asked, INSTEAD_OF: trial.number})
 
 

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from lhtx.errors import USER_ERRORS
+from sweeps.attributes import own_trials
 from sweeps.errors import SweepError
 from sweeps.ledger import Ledger, TrialFiles
 from sweeps.proposals import draw
@@ -27,7 +28,7 @@ def recorded_trial(ledger: Ledger, number: int) -> FrozenTrial:
     Raises:
         SweepError: the sweep has no such trial, or it never ran.
     """
-    trials = {trial.number: trial for trial in ledger.study().get_trials(deepcopy=False)}
+    trials = {trial.number: trial for trial in own_trials(ledger.study().get_trials(deepcopy=False))}
     ran = sorted(number for number, trial in trials.items() if "overrides" in trial.user_attrs)
     if number not in ran:
         verdict = trials[number].user_attrs.get("verdict", {"reason": "it waits for its turn"}) if number in trials else None

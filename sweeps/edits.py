@@ -29,6 +29,7 @@ ALLOWED: tuple[tuple[str, ...], ...] = (
     ("search", "trials"),
     ("search", "sampler"),
     ("search", "sampler_options"),
+    ("search", "repeats"),
     ("resources",),
     ("budget",),
     ("notify",),

@@ -18,6 +18,14 @@ class LedgerError(SweepError):
     """A sweep's directory is missing, damaged, in use, or already there."""
 
 
+class StorageError(LedgerError):
+    """A study cannot be read or written where it lives. The message names the place, and never a password."""
+
+
+class Unreachable(StorageError):
+    """The database does not answer, or lets nobody in."""
+
+
 class ResourceError(SweepError):
     """A trial asks for more than the machine or the cluster has."""
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Failure = Literal["oom", "non_finite", "exploding", "dead", "error", "lost"]
 FAILURES: dict[Failure, str] = {
-    "oom": "memory ran out: of the GPU, of the machine, or Ray ended the process before it did",
+    "oom": "memory ran out: of the GPU, of the machine, of what the trial was allotted, or Ray ended the process before it did",
     "non_finite": "the objective, a loss or a gradient was not finite",
     "exploding": "the guard found its gradient exploding beyond its peers'",
     "dead": "the guard found its gradient zero for an epoch",
@@ -28,7 +28,7 @@ SAME_BREAKS = 6
 """The same for trials that broke (not finite, dead): single settings do, whole sweeps rarely."""
 
 _OUT_OF_MEMORY = re.compile(
-    r"OutOfMemoryError|\bMemoryError\b|out of memory|can(no|')t allocate memory|STATUS_ALLOC_FAILED", re.IGNORECASE
+    r"OutOfMemoryError|\bMemoryError\b|out of memory|can(no|')t allocate memory|STATUS_ALLOC_FAILED|that it was allotted", re.IGNORECASE
 )
 _LOST = re.compile(r"killed by SIG|its process was lost|left with exit status")
 _BROKEN: tuple[tuple[str, Failure], ...] = (("not finite", "non_finite"), ("exploding", "exploding"), ("dead", "dead"))

@@ -11,7 +11,7 @@ import io
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -21,21 +21,25 @@ from typing import TYPE_CHECKING, Any
 
 from lhtx.files import write_atomically
 from sweeps import located_yaml
+from sweeps.attributes import CONTINUES as CONTINUES  # what reads ledgers needs of sweeps is all here
+from sweeps.attributes import EPOCHS as EPOCHS
+from sweeps.attributes import FROM as FROM
+from sweeps.attributes import REPEATS as REPEATS
+from sweeps.attributes import RETRIES as RETRIES
+from sweeps.attributes import asked_again as asked_again
+from sweeps.attributes import own_trials as own_trials
+from sweeps.attributes import rejected as rejected
 from sweeps.errors import LedgerError, SpaceError
 from sweeps.lock import Holder, SweepLock
-from sweeps.recorded import recorded as recorded  # what reads ledgers needs of sweeps is all here
+from sweeps.recorded import recorded as recorded
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.trial import FrozenTrial
 
     from sweeps.space import SearchSpace
 
 DEFAULT_ROOT = Path("runs")
 LEADING_COLUMNS = ("epoch", "seconds")
-RETRIES, CONTINUES, EPOCHS = "retries", "continues", "to_epochs"
-"""Under these names a trial says (in its user attributes) which trial it runs again; which it trains further, and to how many
-epochs."""
 
 
 @dataclass(frozen=True)
@@ -157,17 +161,6 @@ def read_history(path: Path) -> list[dict[str, Any]]:
             f"{path}: row {len(rows) + 1} is damaged ({error}). Mend it, or delete the file: the study has the objective."
         ) from error
     return rows
-
-
-def asked_again(trials: Iterable[FrozenTrial]) -> int:
-    """How many of a study's `trials`, waiting ones too, were asked for on top of the search space's `trials`: those that
-    retry another or train another further."""
-    return sum(bool({RETRIES, CONTINUES} & trial.user_attrs.keys()) and not rejected(trial) for trial in trials)
-
-
-def rejected(trial: FrozenTrial) -> bool:
-    """Whether a trial never ran: its setting was refused, or a driver was killed while it was being proposed."""
-    return trial.user_attrs.get("verdict", {}).get("verdict") == "rejected"
 
 
 @dataclass(frozen=True)

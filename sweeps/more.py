@@ -14,11 +14,12 @@ from pathlib import Path
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
+from sweeps.attributes import CONTINUES, EPOCHS, RETRIES, own_trials, rejected
 from sweeps.continuation import MAX_EPOCHS, last_epoch
 from sweeps.edits import keep
 from sweeps.errors import SweepError, suggestions
 from sweeps.failures import FAILURES, failure_of
-from sweeps.ledger import CONTINUES, EPOCHS, RETRIES, Ledger, rejected
+from sweeps.ledger import Ledger
 from sweeps.runner import EXIT_DONE, EXIT_STOPPED, go_on, network_size
 from sweeps.space import SearchSpace
 from sweeps.study import SweepStudy
@@ -96,11 +97,11 @@ def retry(name: str, only: str | None, root: Path, console: Console) -> int:
 
     def ask(space: SearchSpace) -> SearchSpace:
         study = ledger.study()
-        failed = retryable(study.get_trials(deepcopy=False), only)
+        failed = retryable(own_trials(study.get_trials(deepcopy=False)), only)
         for trial in failed:
             study.enqueue_trial(trial.params, user_attrs={RETRIES: trial.number})
         kinds = ", ".join(f"{trial.number} ({failure_of(trial)})" for trial in failed)
-        trials = study.get_trials(deepcopy=False)
+        trials = own_trials(study.get_trials(deepcopy=False))
         continuations = _failed_continuations(trials, only)
         none = f"no {'failed' if only is None else only} trial to retry{' but continuations' if continuations else ''}"
         what = f"{len(failed)} trials are run again: {kinds}" if failed else none
@@ -146,7 +147,7 @@ def _continuation(ledger: Ledger, trial: FrozenTrial) -> str:
 
 def _judged(status: int, ledger: Ledger, asked: Callable[[FrozenTrial], bool], console: Console) -> int:
     """`status`, the sweep's; but a sweep that is done has not done what was asked of it if all trials `asked` for failed."""
-    trials = [trial for trial in ledger.study().get_trials(deepcopy=False) if asked(trial) and not rejected(trial)]
+    trials = [trial for trial in own_trials(ledger.study().get_trials(deepcopy=False)) if asked(trial) and not rejected(trial)]
     if status != EXIT_DONE or not trials or not all(map(failure_of, trials)):
         return status
     told = ", ".join(f"{trial.number} ({failure_of(trial)})" for trial in trials)
@@ -167,7 +168,7 @@ def continue_trial(name: str, number: int, epochs: str, root: Path, console: Con
 
     def ask(space: SearchSpace) -> SearchSpace:
         study = ledger.study()
-        trials = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
+        trials = {trial.number: trial for trial in own_trials(study.get_trials(deepcopy=False))}
         trial = _continuable(ledger, space, trials, number)
         done = last_epoch(ledger.trial(number))
         target = int(_more("--epochs", epochs, done, int, f"trial {number} of the sweep {name!r} has {done} epochs"))

@@ -13,8 +13,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from sweeps.attributes import KILLED, asked_again, own_trials
 from sweeps.errors import LedgerError, SpaceError, SweepError
-from sweeps.ledger import Ledger, asked_again
+from sweeps.ledger import Ledger
 from sweeps.lock import Holder
 from sweeps.manifest import local_time
 from sweeps.recorded import recorded
@@ -90,7 +91,7 @@ def overview(ledger: Ledger) -> Overview:
 
     study = ledger.study()
     try:
-        everything = study.get_trials(deepcopy=False)
+        everything = own_trials(study.get_trials(deepcopy=False))
     except DatabaseError as error:
         raise LedgerError(
             f"{ledger.study_file} is damaged: its trials cannot be read ({error.orig}). Restore it from a copy."
@@ -160,7 +161,6 @@ def _exhausted(ledger: Ledger, trials: Sequence[FrozenTrial], end: str | None) -
     if not all(trial.state.is_finished() for trial in trials):
         return False
     from sweeps.settings import Tried
-    from sweeps.study import KILLED
 
     try:
         tried = Tried(ledger.space())

@@ -6,7 +6,8 @@ crashes takes nothing else down. Neither side knows Ray: the server's stdin and 
     client → server   an assignment: {"number", "overrides", "directory"}
     child  → client   {"kind": "started" | "report" | "finished" | "failed", …}
     client → child    {"go_on": bool}, the answer to a report
-    server → client   {"kind": "exit", "status"}: the child is gone, the next assignment may come
+    server → client   {"kind": "exit", "status", "held"}: the child is gone, the next assignment may come; `held` bytes were
+                      more than it was allotted, so that the server has killed it
 
 Where forking a process that has loaded the system's GPU frameworks is unsafe (macOS), a server serves one trial and ends.
 """
@@ -29,7 +30,9 @@ from typing import Any, Literal
 from filelock import FileLock
 
 from lhtx.files import write_atomically
+from sweeps.allotment import MemoryWatch
 from sweeps.ledger import TrialFiles
+from sweeps.sizes import size_text
 
 FORK = sys.platform == "linux"
 GRACE_SECONDS = 10.0
@@ -50,9 +53,17 @@ class ServerLost(RuntimeError):
 class TrialProcess:
     """The client: one trial at a time in a process of its own."""
 
-    def __init__(self, threads: int) -> None:
-        """Args: threads: how many a trial's libraries may use."""
+    def __init__(self, threads: int, gpu: bool = False, memory: int | None = None) -> None:
+        """
+        Args:
+            threads: how many a trial's libraries may use.
+            gpu: whether it sees the GPUs that this process sees; else it sees none. (Nothing can hide the GPU of a Mac.)
+            memory: bytes; a trial that holds more, with all processes that it starts, is killed. Only on Linux.
+        """
         self._environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))}
+        if not gpu:
+            self._environment["CUDA_VISIBLE_DEVICES"] = ""
+        self._memory = memory
         self._server: subprocess.Popen[bytes] | None = None
         self._buffer = b""
         self._child: int | None = None
@@ -73,7 +84,7 @@ class TrialProcess:
                 start_new_session=True,  # Ctrl-C in the terminal is for the driver alone
             )
         self._kills = memory_kills()
-        self._send(assignment)
+        self._send({**assignment, "memory": self._memory})
         self._state = "training"
 
     def next(self) -> dict[str, Any]:
@@ -89,7 +100,7 @@ class TrialProcess:
                 raise
             message = {"kind": "exit", "status": lost.status}  # the server was the trial's own process
         if message["kind"] == "exit":
-            return {"kind": "failed", "error": self._describe(message["status"])}
+            return {"kind": "failed", "error": self._describe(message["status"], message.get("held"))}
         return message
 
     def end(self) -> None:
@@ -158,8 +169,10 @@ class TrialProcess:
                     self._leave()
         return message
 
-    def _describe(self, status: int) -> str:
-        """What an exit status (negative: a signal) of a child that said nothing means."""
+    def _describe(self, status: int, held: int | None = None) -> str:
+        """What an exit status (negative: a signal) of a child that said nothing means. Args: held: bytes, if too many."""
+        if held is not None and self._memory is not None:
+            return f"killed: it held {size_text(held)} of the {size_text(self._memory)} that it was allotted"
         if status == -signal.SIGKILL:
             before, now = self._kills, memory_kills()
             if before is None or now is None:
@@ -232,16 +245,20 @@ def _serve(channel: _Channel, fork: bool) -> None:
         child = os.fork()
         if child == 0:
             os._exit(_child(channel, message))
-        channel.send({"kind": "exit", "status": _wait(child, channel)})
+        status, held = _wait(child, channel, MemoryWatch(child, message.get("memory")))
+        channel.send({"kind": "exit", "status": status, "held": held})
 
 
-def _wait(child: int, channel: _Channel) -> int:
-    """The exit status of `child` (negative: the signal); it is killed with all that it started if the client is gone."""
+def _wait(child: int, channel: _Channel, watch: MemoryWatch) -> tuple[int, int | None]:
+    """The exit status of `child` (negative: the signal), and the bytes that it held if they were too many. It is killed with
+    all that it started then, and if the client is gone."""
+    held = None
     while True:
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
-            return os.waitstatus_to_exitcode(status)
-        if channel.client_is_gone():
+            return os.waitstatus_to_exitcode(status), held
+        held = held or watch.exceeded()
+        if held or channel.client_is_gone():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child, signal.SIGKILL)
         time.sleep(0.01)
@@ -257,6 +274,9 @@ def _child(channel: _Channel, assignment: dict[str, Any]) -> int:
 def _run(channel: _Channel, message: dict[str, Any]) -> int:
     from sweeps.trial import Assignment, EpochReport, TrialStopped, run_trial
 
+    import torch
+
+    torch.set_num_interop_threads(int(os.environ[_THREAD_VARIABLES[0]]))
     assignment = Assignment.from_message(message)
     files = TrialFiles(Path(assignment.directory))
     log = os.open(files.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)

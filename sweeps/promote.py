@@ -16,6 +16,7 @@ from rich.console import Console
 from lhtx.compose import CONFIGS, compose
 from lhtx.errors import ConfigError
 from lhtx.files import write_atomically
+from sweeps.attributes import own_trials
 from sweeps.debug import recorded_trial
 from sweeps.errors import SweepError
 from sweeps.hydra_overrides import override, parse
@@ -78,7 +79,7 @@ def _ended(trial: FrozenTrial) -> str:
 def _accepted(ledger: Ledger) -> str:
     """Which trials can be promoted, the first of them by number."""
     study = ledger.study()
-    complete = [trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
+    complete = [trial.number for trial in own_trials(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))]
     more = f" and {len(complete) - MOST_NAMED} more" if len(complete) > MOST_NAMED else ""
     return f"and only COMPLETE ones are promoted: {', '.join(map(str, complete[:MOST_NAMED])) or 'there is none'}{more}."
 

@@ -73,11 +73,12 @@ def reproduce(ledger: Ledger, number: int, console: Console) -> int:
 
 
 def train(overrides: Sequence[str], number: int, epochs: int) -> tuple[list[dict[str, Any]], str | None]:
-    """Run a trial for so many epochs, in a process with the threads that it is allotted: a row an epoch, and why it failed."""
+    """Run a trial for so many epochs, in a process with the threads that it was allotted: a row an epoch, and why it failed."""
     threads = next((parse(text).value() for text in overrides if key_of(text) == "threads"), None)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as directory:
-        process = TrialProcess(threads=threads or manifest.cpus())
+        gpu = any(key_of(text) == "trainer.accelerator" and parse(text).value() != "cpu" for text in overrides)
+        process = TrialProcess(threads or manifest.cpus(), gpu)
         try:
             process.start({"number": number, "overrides": list(overrides), "directory": str(Path(directory).resolve())})
             while not rows or rows[-1]["epoch"] < epochs:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,15 +17,15 @@ from pathlib import Path
 import optuna
 from rich.console import Console
 from rich.text import Text
-from sqlalchemy.exc import DatabaseError
 
 from sweeps import edits, manifest, resources
+from sweeps.creation import create_ledger
 from sweeps.errors import LedgerError
 from sweeps.interruption import Interruption
 from sweeps.ledger import Ledger
 from sweeps.progress import Progress
-from sweeps.space import SearchSpace, dump, load_space
-from sweeps.study import End, SweepStudy, create_study
+from sweeps.space import SearchSpace, load_space
+from sweeps.study import End, SweepStudy
 
 EXIT_DONE, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 130
 LOST_ACTOR_RETRIES = 3
@@ -61,8 +60,8 @@ def run(space_name: str, name: str | None, root: Path, console: Console) -> int:
     if ledger.directory.exists():
         raise LedgerError(f"{ledger.directory} exists and holds no sweep: move it away, or choose another name with AS=….")
     _check(space, console)
-    with Interruption() as interruption, _ray() as cluster:
-        resources.concurrency(space.resources, cluster)
+    with Interruption() as interruption, _ray() as nodes:
+        resources.concurrency(space.resources, nodes)
         if interruption.requested:
             console.print("interrupted before anything was written")
             return EXIT_INTERRUPTED
@@ -112,34 +111,6 @@ def _check(space: SearchSpace, console: Console) -> None:
     console.print(f"checked in {time.monotonic() - start:.1f} s", style="dim")
 
 
-def create_ledger(ledger: Ledger, space: SearchSpace) -> None:
-    """Make the whole ledger beside its place, then move it there: a sweep's directory is there with all it needs, or not."""
-    try:
-        ledger.root.mkdir(parents=True, exist_ok=True)
-        workshop = Path(tempfile.mkdtemp(prefix=".creating-", dir=ledger.root))
-    except OSError as error:
-        raise LedgerError(f"{ledger.root}/ cannot be written ({error.strerror}): choose another place with RUNS=….") from error
-    try:
-        draft = Ledger(ledger.name, workshop)
-        draft.trials_directory.mkdir(parents=True)
-        draft.space_file.write_text(dump(space))
-        create_study(draft, space)
-        draft.storage.remove_session()
-        draft.storage.engine.dispose()
-        draft.write_manifest({"name": ledger.name, "seed": space.search.seed, "space": edits.begun(space), "sessions": []})
-        draft.directory.rename(ledger.directory)
-    except OSError as error:
-        if ledger.exists():
-            raise LedgerError(
-                f"{ledger.directory}/ has just been made by another driver: choose another name with AS=…."
-            ) from error
-        raise LedgerError(f"{ledger.directory} cannot be made ({error.strerror}).") from error
-    except (optuna.exceptions.StorageInternalError, DatabaseError) as error:
-        raise LedgerError(f"{ledger.directory} cannot be made: {error}") from error
-    finally:
-        shutil.rmtree(workshop, ignore_errors=True)
-
-
 def _drive(ledger: Ledger, space: SearchSpace, console: Console, interruption: Interruption) -> int:
     """Run what the study still lacks; this process holds the sweep.
 
@@ -173,11 +144,11 @@ def _work(study: SweepStudy, console: Console, interruption: Interruption) -> En
     if study.interrupted:
         console.print(f"{study.interrupted} interrupted trials go on from their last checkpoints.")
     try:
-        with _ray() as cluster:
-            concurrency = resources.concurrency(space.resources, cluster)
+        with _ray() as nodes:
+            concurrency = resources.concurrency(space.resources, nodes)
             console.print(
                 f"{study.target - study.ended.total()} trials to run, {min(concurrency, study.target)} at a time, "
-                f"with {space.resources.cpu} CPU{f' and {space.resources.gpu:g} GPU' if space.resources.gpu else ''} each"
+                f"with {resources.told(space.resources)} each"
             )
             return End.INTERRUPTED if interruption.requested else _tune(study, space, console, concurrency, interruption)
     except KeyboardInterrupt:  # the second time
@@ -192,14 +163,17 @@ def network_size(overrides: list[str]) -> int:
 
 
 @contextmanager
-def _ray() -> Iterator[dict[str, float]]:
-    """A Ray that is running (this process's, the one RAY_ADDRESS names, or a new one here); yields what it has to give."""
+def _ray() -> Iterator[list[resources.Node]]:
+    """A Ray that is running (this process's, the one RAY_ADDRESS names, or a new one here); yields what each node has to give."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
 
+    def nodes() -> list[resources.Node]:
+        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
     if ray.is_initialized():
-        yield ray.cluster_resources()
+        yield nodes()
         return
     if address := os.environ.get("RAY_ADDRESS"):
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -213,7 +187,7 @@ def _ray() -> Iterator[dict[str, float]]:
             object_store_memory=128 * 2**20,  # trials pass messages, not tensors
         )
     try:
-        yield ray.cluster_resources()
+        yield nodes()
     finally:
         ray.shutdown()
 
@@ -240,7 +214,7 @@ def _tune(study: SweepStudy, space: SearchSpace, console: Console, concurrency: 
                 stop=stopper,
                 callbacks=[ProgressCallback(study, progress.update)],
                 num_samples=-1,
-                resources_per_trial={"cpu": space.resources.cpu, "gpu": space.resources.gpu},
+                resources_per_trial=resources.request(space.resources),
                 reuse_actors=True,
                 max_failures=LOST_ACTOR_RETRIES,
                 storage_path=str(scratch),

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sweeps.distributions import Distribution
 from sweeps.hydra_overrides import Scalar, key_of, parse
 from sweeps.located_yaml import Document, KeyPath
+from sweeps.sizes import parse_size, size_text
 
 
 class _Section(BaseModel):
@@ -27,6 +28,29 @@ class Objective(_Section):
     mode: Literal["max", "min"] = Field(description="whether more or less of it is better")
 
 
+class OutcomeConstraint(_Section):
+    """A bound on what a trial comes to, at the epoch that gives it its value."""
+
+    metric: str = Field(min_length=1, description="a metric that every trial logs after each validation, or `parameters`")
+    min: float | None = Field(None, description="at least so much of it")
+    max: float | None = Field(None, description="at most so much of it")
+
+    @model_validator(mode="after")
+    def _bounds(self) -> OutcomeConstraint:
+        if self.min is None and self.max is None:
+            raise ValueError("says nothing about the metric: give it a min, a max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"nothing is both at least {self.min:g} and at most {self.max:g}")
+        return self
+
+
+class Repeats(_Section):
+    """Which configurations run with several seeds."""
+
+    seeds: int = Field(ge=2, description="how many in all, that of the first trial among them")
+    top: int | None = Field(None, ge=1, description="so many of the best, once the search has ended; None: all that finish")
+
+
 class Search(_Section):
     """How trials are proposed."""
 
@@ -35,6 +59,8 @@ class Search(_Section):
     seed: int = Field(1, ge=0, lt=2**31, description="of the sampler, and of the trials' own seeds")
     start_with: list[dict[str, Any]] = Field([], description="settings to try first; what one leaves open is sampled")
     sampler_options: dict[str, Any] = Field({}, description="options of the sampler: see SAMPLERS")
+    repeats: Repeats | None = Field(None, description="run configurations with several seeds")
+    sources: list[str] = Field([], alias="from", description="other sweeps whose finished trials the sampler learns from")
 
 
 class GuardOptions(_Section):
@@ -76,11 +102,36 @@ SCHEDULER_OPTIONS: dict[str, dict[str, Any]] = {
 """The options that each scheduler takes, with what it uses where a space says nothing."""
 
 
+LEAST_MEMORY = 512 * 2**20
+"""Bytes: the least that a trial can be allotted."""
+
+
 class Resources(_Section):
     """What one trial gets, and holds while it runs."""
 
     cpu: int = Field(1, ge=1, description="cores; a trial uses as many threads")
     gpu: float = Field(0.0, ge=0, le=1, description="the share of one GPU; a trial runs on one device")
+    mps: float = Field(0.0, ge=0, le=1, description="the share of the GPU of a Mac")
+    memory: str | None = Field(None, description="such as 4 GiB; a trial that holds more is killed (on Linux)")
+    on_oom: Literal["retry", "fail"] = Field("retry", description="a trial that ran out of memory: once more at half the batch")
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _memory(cls, value: object) -> object:
+        if value is not None and parse_size(value) < LEAST_MEMORY:
+            raise ValueError(f"a trial holds some 300 MiB before it has read any data: at least {size_text(LEAST_MEMORY)}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_device(self) -> Resources:
+        if self.gpu and self.mps:
+            raise ValueError("gpu and mps are both given, and a trial runs on one device: mps on a Mac, gpu elsewhere")
+        return self
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """`memory` in bytes."""
+        return None if self.memory is None else parse_size(self.memory)
 
 
 class Budget(_Section):
@@ -116,6 +167,7 @@ class SearchSpace:
     parameters: Mapping[str, Parameter]
     """By key, a parameter after those that its conditions name."""
     constraints: tuple[str, ...]
+    outcome_constraints: tuple[OutcomeConstraint, ...]
     search: Search
     stopping: Stopping
     resources: Resources
@@ -148,7 +200,7 @@ PLATFORM_KEYS: dict[str, str] = {
     "paths.output_dir": "every trial gets a directory of its own under runs/",
     "ckpt_path": "an interrupted trial continues from its own last checkpoint",
     "threads": "set resources.cpu instead",
-    "trainer.accelerator": "set resources.gpu instead",
+    "trainer.accelerator": "set resources.gpu or resources.mps instead",
     "trainer.devices": "set resources.gpu instead",
     "trainer.enable_progress_bar": "trials report to the sweep's own display",
     "trainer.enable_model_summary": "the report tells every network's size",

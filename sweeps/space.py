@@ -195,7 +195,8 @@ def dump(space: SearchSpace) -> str:
             "objective": _one_or_several([objective.model_dump() for objective in space.objectives]),
             "space": entries,
             "constraints": list(space.constraints),
-            "search": space.search.model_dump(),
+            "outcome_constraints": [each.model_dump(exclude_none=True) for each in space.outcome_constraints],
+            "search": _search(space.search),
             "stopping": _stopping(space.stopping),
             "resources": space.resources.model_dump(),
             "budget": space.budget.model_dump(),
@@ -206,6 +207,14 @@ def dump(space: SearchSpace) -> str:
 def _one_or_several(values: Sequence[Any]) -> Any:
     """As a search space writes them: one bare, several as a list."""
     return values[0] if len(values) == 1 else list(values)
+
+
+def _search(search: Search) -> dict[str, Any]:
+    """Without repeats, where there are none."""
+    entries = search.model_dump(by_alias=True)
+    return {key: value for key, value in entries.items() if key != "repeats"} | (
+        {"repeats": search.repeats.model_dump(exclude_none=True)} if search.repeats else {}
+    )
 
 
 def _stopping(stopping: Stopping) -> dict[str, Any]:

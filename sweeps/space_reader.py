@@ -11,9 +11,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from sweeps import space_checks
 from sweeps.constraints import compile_constraint
 from sweeps.distributions import KINDS, Choice, Distribution, parse_distribution
 from sweeps.errors import Problem, SpaceError, suggestions
+from sweeps.explain import explain, names
 from sweeps.hydra_overrides import Scalar, key_of, parse
 from sweeps.located_yaml import Document, KeyPath, describe
 from sweeps.sampler_options import SAMPLERS, unfit
@@ -30,7 +32,19 @@ from sweeps.schema import (
 )
 from sweeps.settings import count
 
-KEYS = ("description", "extends", "trial", "objective", "space", "constraints", "search", "stopping", "resources", "budget")
+KEYS = (
+    "description",
+    "extends",
+    "trial",
+    "objective",
+    "space",
+    "constraints",
+    "outcome_constraints",
+    "search",
+    "stopping",
+    "resources",
+    "budget",
+)
 """The top-level keys of a search space."""
 
 _KEY = re.compile(r"\+{0,2}[A-Za-z_]\w*([./]\w+)*")
@@ -43,10 +57,10 @@ def read_space(document: Document, name: str) -> SearchSpace:
     Raises:
         SpaceError: with every problem found.
     """
-    return _Reader(document).read(name)
+    return SpaceReader(document).read(name)
 
 
-class _Reader:
+class SpaceReader:
     def __init__(self, document: Document) -> None:
         self.document = document
         self.raw: dict[str, Any] = document.value
@@ -69,10 +83,13 @@ class _Reader:
         self.check_trial(trial, parameters)
         for index, text in enumerate(constraints):
             self.attempt(("constraints", index), compile_constraint, text, tuple(self.entries))
+        outcomes = space_checks.outcome_constraints(self)
         search = self.search(parameters)
+        if search:
+            space_checks.repeats(self, search, trial)
         stopping = self.stopping()
         if len(objectives) > 1:
-            self.several_objectives(len(objectives), search, stopping)
+            space_checks.several_objectives(self, len(objectives), search, stopping)
         resources = self.section(Resources, "resources")
         budget = self.section(Budget, "budget")
         if self.problems or not (objectives and search and stopping and resources and budget):
@@ -83,6 +100,7 @@ class _Reader:
             objectives=tuple(objectives),
             parameters=parameters,
             constraints=tuple(constraints),
+            outcome_constraints=outcomes,
             search=search,
             stopping=stopping,
             resources=resources,
@@ -119,14 +137,14 @@ class _Reader:
 
     def validated(self, model: type[_Model], value: Any, path: KeyPath) -> _Model | None:
         if not isinstance(value, dict):
-            fields = ", ".join(model.model_fields)
+            fields = ", ".join(names(model))
             self.problem(path, f"a mapping with some of {fields} is expected, found {describe(value)}")
             return None
         try:
             return model.model_validate(value)
         except ValidationError as error:
             for detail in error.errors():
-                self.problem((*path, *detail["loc"]), _explain(model, dict(detail)))
+                self.problem((*path, *detail["loc"]), explain(model, dict(detail)))
             return None
 
     def texts(self, name: str, expected: str) -> list[str]:
@@ -154,15 +172,6 @@ class _Reader:
             elif objective:
                 found.append(objective)
         return found
-
-    def several_objectives(self, number: int, search: Search | None, stopping: Stopping | None) -> None:
-        """What is made for one objective only."""
-        if search and search.sampler == "cmaes":
-            able = "tpe, gp or nsgaii, or one that does not learn"
-            self.problem(("search", "sampler"), f"cmaes optimises one objective, and there are {number}: use {able}")
-        if stopping and stopping.tolerance:
-            what = f"is in one metric's unit, and there are {number} objectives, which rank by Pareto front: remove it"
-            self.problem(("stopping", "tolerance"), what)
 
     def stopping(self) -> Stopping | None:
         value = self.raw.get("stopping", {})
@@ -302,6 +311,7 @@ class _Reader:
         if search is None:
             return None
         self.sampler_options(search, parameters)
+        space_checks.sources(self, search, search.sampler_options)
         if len(search.start_with) > search.trials:
             what = f"{len(search.start_with)} settings to start with, but trials is {search.trials}"
             self.problem(("search", "start_with"), what)
@@ -337,25 +347,6 @@ class _Reader:
         if options is not None:
             for where, what in unfit(search.sampler, options, parameters):
                 self.problem(where or ("search", "sampler"), what)
-
-
-def _explain(model: type[BaseModel], detail: dict[str, Any]) -> str:
-    """A pydantic error in this project's words."""
-    location, found = detail["loc"], describe(detail["input"])
-    match detail["type"]:
-        case "missing":
-            return "is missing"
-        case "extra_forbidden":
-            for step in location[:-1]:
-                model = model.model_fields[step].annotation  # type: ignore[assignment]
-            return f"unknown key. {suggestions(str(location[-1]), list(model.model_fields))}"
-        case "literal_error":
-            accepted = [text.strip("'") for text in re.findall(r"'[^']*'", detail["ctx"]["expected"])]
-            return f"found {found}. {suggestions(str(detail['input']), accepted)}"
-        case "value_error":  # the model's own words
-            return detail["msg"].removeprefix("Value error, ")
-        case _:
-            return f"found {found}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
 
 
 def _cycle(waiting: Mapping[str, Parameter]) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from typing import Any
 
@@ -15,20 +15,20 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from lhtx.files import write_atomically
-from sweeps import continuation, proposals
+from sweeps import continuation, followups, memory, proposals
+from sweeps.attempts import Attempt
+from sweeps.attributes import CONTINUES, EXEMPT, KILLED, RETRIES, FollowUp, asked_again, follows, own_trials
 from sweeps.errors import LedgerError
 from sweeps.failures import alike, as_attribute, hopeless
 from sweeps.found import Found
 from sweeps.judges import Judges
-from sweeps.ledger import CONTINUES, RETRIES, History, Ledger, asked_again, read_history
+from sweeps.ledger import History, Ledger, read_history
 from sweeps.recorded import record, recorded
-from sweeps.space import SearchSpace, complete_start, suggest
+from sweeps.space import SearchSpace, suggest
 from sweeps.stopping import Verdict
 
 SHADOW = "shadow "
 """What stands before a verdict in a history that a guard in shadow mode did not act on."""
-KILLED = "the driver was killed while it was being proposed"
-"""Why a trial was rejected whose setting may be proposed again."""
 
 _STATES = {
     "finished": TrialState.COMPLETE,
@@ -47,23 +47,6 @@ class End(Enum):
     REFUSED = "refused"
     INTERRUPTED = "interrupted"
     BUDGET = "budget"
-
-
-def create_study(ledger: Ledger, space: SearchSpace) -> optuna.Study:
-    """A new study in the ledger's storage, with the trials to start with enqueued."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        study_name=ledger.name,
-        storage=ledger.storage,
-        directions=["maximize" if mode == "max" else "minimize" for mode in space.modes],
-    )
-    study.set_user_attr("metric", space.objective.metric)
-    study.set_user_attr("mode", space.objective.mode)
-    if len(space.objectives) > 1:
-        study.set_user_attr("objectives", [objective.model_dump() for objective in space.objectives])
-    for start in space.search.start_with:
-        study.enqueue_trial(complete_start(space, start))
-    return study
 
 
 class SweepStudy:
@@ -91,17 +74,17 @@ class SweepStudy:
         self._proposed: set[int] = set()
         self._ids: dict[int, int] = {}
         self._found = Found(space.modes)
-        self._histories: dict[int, History] = {}
-        self._offsets: dict[int, float] = {}
-        self._seconds: dict[int, float] = {}
+        self._attempts: dict[int, Attempt] = {}
         self._reasons: list[tuple[str, str]] = []
-        self._max_epochs: dict[int, int] = {}
+        self.on_end: list[Callable[[int, Verdict], None]] = []
+        """Each is called after a trial's end has been written down."""
         self._news: deque[tuple[int, Verdict | None]] = deque()
         self._restore()
 
     def _restore(self) -> None:
-        trials = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
-        for trial in trials:
+        for trial in self._trials():
+            if trial.state == TrialState.WAITING:
+                continue
             self._ids[trial.number] = trial._trial_id
             verdict = trial.user_attrs.get("verdict")
             if trial.state == TrialState.RUNNING and "overrides" not in trial.user_attrs:
@@ -114,10 +97,8 @@ class SweepStudy:
                 self._proposer.remember(trial.params, trial.number)
             if trial.state == TrialState.RUNNING and "overrides" not in trial.user_attrs:
                 continue
-            if CONTINUES in trial.user_attrs:
-                self._judges.exempt(trial.number)
-            elif "overrides" in trial.user_attrs:
-                self._judges.enter(trial.number)
+            if "overrides" in trial.user_attrs:
+                self._enter(trial)
             self._replay(trial, verdict)
             if trial.state == TrialState.RUNNING:
                 if verdict is None:
@@ -133,8 +114,28 @@ class SweepStudy:
                 )
             self._judges.scheduler.end(trial.number)
             self._count(trial.number, verdict["verdict"])
-        self._asked_again = asked_again(self.study.get_trials(deepcopy=False))
+        self._asked_again = asked_again(self._trials())
         self._end_overtaken()
+        self._follow_up()
+
+    def _trials(self) -> list[FrozenTrial]:
+        """All of the sweep's own trials, waiting ones too."""
+        return own_trials(self.study.get_trials(deepcopy=False))
+
+    def _enter(self, trial: FrozenTrial | optuna.Trial) -> None:
+        """Let guard and scheduler know of a trial before its first report."""
+        if any(name in trial.user_attrs for name in EXEMPT):
+            self._judges.exempt(trial.number)
+        else:
+            self._judges.enter(trial.number)
+
+    def _follow_up(self) -> list[FollowUp]:
+        """Enqueue the trials that follow from those that have ended."""
+        found = list(followups.due(self.space, self._trials()))
+        for each in found:
+            self.study.enqueue_trial(dict(each.parameters), user_attrs=dict(each.attributes))
+            self._asked_again += 1
+        return found
 
     def _suspend_or_interrupt(self, trial: FrozenTrial) -> None:
         """Take up a trial that had not ended when an earlier driver was killed."""
@@ -142,8 +143,7 @@ class SweepStudy:
             self._interrupted.append(trial)
             return
         self._waiting.add(trial.number)
-        self._histories[trial.number] = History.open(self.ledger.trial(trial.number).history)
-        self._new_attempt(trial.number)
+        self._attempts[trial.number] = Attempt(self.ledger.trial(trial.number))
 
     def _replay(self, trial: FrozenTrial, verdict: Mapping[str, Any] | None) -> None:
         """Bring halving and guard up to date with what an earlier driver was told of `trial`."""
@@ -206,7 +206,7 @@ class SweepStudy:
         while self.started < self.target and not self.hopeless and (trial := self._proposer.ask()):
             self._ids[trial.number] = trial._trial_id
             parameters = suggest(self.space, trial)
-            refused = self._proposer.refused(parameters, again=bool({RETRIES, CONTINUES} & trial.user_attrs.keys()))
+            refused = self._proposer.refused(parameters, again=follows(trial))
             self._proposer.remember(parameters, trial.number)
             if refused:
                 self._end(trial.number, refused)
@@ -219,7 +219,7 @@ class SweepStudy:
                 trial.set_user_attr("note", self._proposer.note)
             chosen = proposals.assemble(self.space, parameters, trial.number)
             trial.set_user_attr("overrides", chosen)
-            self._judges.enter(trial.number)
+            self._enter(trial)
             return self._assign(trial.number, chosen)
         return self._release()
 
@@ -234,7 +234,7 @@ class SweepStudy:
             record(self._storage, trial._trial_id, epoch, objectives)
             self._found.note(trial.number, objectives)
         trial.set_user_attr("overrides", chosen)
-        self._judges.exempt(trial.number)
+        self._enter(trial)
         return self._assign(trial.number, chosen)
 
     def _release(self) -> dict[str, Any] | None:
@@ -251,8 +251,8 @@ class SweepStudy:
         """Trial `number` leaves its process, and keeps its last checkpoint."""
         self._waiting.add(number)
         self._proposed.discard(number)
-        for memory in (self.running, self._offsets, self._max_epochs):
-            memory.pop(number, None)
+        self.running.pop(number, None)
+        self._attempts[number].again()
 
     def _end_overtaken(self) -> None:
         for number, verdict in list(self._judges.scheduler.overtaken()):
@@ -262,39 +262,28 @@ class SweepStudy:
         files = self.ledger.trial(number)
         files.directory.mkdir(parents=True, exist_ok=True)
         write_atomically(files.overrides, "\n".join(chosen) + "\n")
-        self._histories[number] = History.open(files.history)
+        self._attempts[number] = Attempt(files)
         self._proposed.add(number)
-        self._new_attempt(number)
         return {"number": number, "overrides": chosen, "directory": str(files.directory.resolve())}
 
     def begin(self, number: int) -> None:
         """Trial `number` has been started: until then it is only proposed."""
-        self.running[number] = self._histories[number].last_epoch
+        self.running[number] = self._attempts[number].history.last_epoch
 
     def lost(self, number: int) -> None:
         """The process of trial `number` is gone; another attempt goes on from its last checkpoint."""
         self.running.pop(number, None)
-        self._new_attempt(number)
+        self._attempts[number].again()
         self._news.append((number, None))
-
-    def _new_attempt(self, number: int) -> None:
-        rows = read_history(self.ledger.trial(number).history)
-        self._seconds[number] = rows[-1]["seconds"] if rows else 0.0
-        self._offsets.pop(number, None)
 
     def report(self, number: int, message: Mapping[str, Any]) -> Verdict | None:
         """Record one epoch of trial `number`; a verdict takes it out of its process, and the study has been told so."""
         metrics, epoch = message["metrics"], message["epoch"]
         trial_id = self._ids[number]
-        if number not in self._offsets:
-            # The first word of this attempt: an earlier one may have left epochs, and the seconds that they took.
-            before = epoch + message["repeated"]
-            rows = [row for row in read_history(self.ledger.trial(number).history) if row["epoch"] < before]
-            self._offsets[number] = rows[-1]["seconds"] if rows else 0.0
+        attempt = self._attempts[number]
+        if attempt.hear(message):
             self._storage.set_trial_user_attr(trial_id, "parameters", message["parameters"])
             self._storage.set_trial_user_attr(trial_id, "max_epochs", message["max_epochs"])
-            self._max_epochs[number] = message["max_epochs"]
-        seconds = self._seconds[number] = self._offsets[number] + message["seconds"]
         if missing := self._judges.missing(metrics):
             reason = f"{' and '.join(missing)} was not logged; these were: {', '.join(sorted(metrics))}"
             return self._end(number, Verdict("failed", reason, epoch))
@@ -308,7 +297,7 @@ class SweepStudy:
         suspended = verdict is not None and verdict.verdict == "waiting"
         acted = None if suspended else verdict
         told = acted.as_text() if acted else f"{SHADOW}{shadow.as_text()}" if shadow else ""
-        self._histories[number].append(epoch, seconds, metrics, told)
+        attempt.history.append(epoch, attempt.seconds, metrics, told)
         if shadow:
             self._note_shadow(trial_id, shadow)
         if acted:
@@ -330,34 +319,39 @@ class SweepStudy:
             return self._end(number, Verdict("failed", "it ended without a single validation"))
         metrics = {name: value for name, value in message["metrics"].items() if math.isfinite(value)}
         self._storage.set_trial_user_attr(self._ids[number], "metrics", metrics)
-        self._seconds[number] = self._offsets.get(number, 0.0) + message["seconds"]
-        epoch = self._histories[number].last_epoch
-        ran = f"ran all its {epoch} epochs" if epoch == self._max_epochs.get(number) else f"ended by itself after epoch {epoch}"
+        attempt = self._attempts[number]
+        attempt.end(message["seconds"])
+        epoch = attempt.history.last_epoch
+        ran = f"ran all its {epoch} epochs" if epoch == attempt.max_epochs else f"ended by itself after epoch {epoch}"
         return self._end(number, Verdict("finished", ran, epoch))
 
     def fail(self, number: int, message: Mapping[str, Any]) -> Verdict:
         """Trial `number` raised or was killed; `message` holds the `error`."""
-        epoch = self._histories[number].last_epoch if number in self._histories else None
-        return self._end(number, Verdict("failed", message["error"], epoch or None))
+        attempt = self._attempts.get(number)
+        epoch = attempt.history.last_epoch if attempt else 0
+        error = memory.told(self.space, self._trials(), number, message["error"])
+        return self._end(number, Verdict("failed", error, epoch or None))
 
     def _end(self, number: int, verdict: Verdict) -> Verdict:
-        trial_id, history = self._ids[number], self._histories.get(number)
+        trial_id, attempt = self._ids[number], self._attempts.pop(number, None)
         if verdict.verdict != "rejected":
-            self._storage.set_trial_user_attr(trial_id, "epochs", history.last_epoch if history else 0)
-            self._storage.set_trial_user_attr(trial_id, "seconds", round(self._seconds.get(number, 0.0), 3))
+            self._storage.set_trial_user_attr(trial_id, "epochs", attempt.history.last_epoch if attempt else 0)
+            self._storage.set_trial_user_attr(trial_id, "seconds", round(attempt.seconds, 3) if attempt else 0.0)
         self._storage.set_trial_user_attr(trial_id, "verdict", as_attribute(verdict))
-        if history:
-            history.conclude(verdict.as_text())
+        if attempt:
+            attempt.history.conclude(verdict.as_text())
         self._close(number, verdict.verdict)
-        for memory in (self.running, self._histories, self._offsets, self._seconds, self._max_epochs):
-            memory.pop(number, None)
+        self.running.pop(number, None)
         self._proposed.discard(number)
         self._waiting.discard(number)
         self._judges.scheduler.end(number)
         self._count(number, verdict.verdict)
-        if verdict.verdict != "rejected":
-            self._reasons.append(alike(verdict))
         self._news.append((number, verdict))
+        asked = self._follow_up() if followups.concern(self.space, verdict) else []
+        if verdict.verdict != "rejected" and not any(each.attributes.get(RETRIES) == number for each in asked):
+            self._reasons.append(alike(verdict))  # one that is run again has its say when that has ended
+        for tell in self.on_end:
+            tell(number, verdict)
         return verdict
 
     def news(self) -> Iterator[tuple[int, Verdict | None]]:

@@ -21,7 +21,8 @@ class TrialActor(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._process = TrialProcess(threads=int(self.trial_resources.head_cpus))
+        allotted = self.trial_resources.required_resources
+        self._process = TrialProcess(int(allotted["CPU"]), bool(allotted.get("GPU")), int(allotted.get("memory", 0)) or None)
         self._process.start(_assignment(config))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

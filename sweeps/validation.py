@@ -21,6 +21,7 @@ from rich.text import Text
 
 from lhtx.compose import BETTER, describe
 from lhtx.errors import ConfigError, DatasetError
+from sweeps import resources
 from sweeps.constraints import SIZE, compile_constraint
 from sweeps.errors import Problem, SpaceError, suggestions
 from sweeps.hydra_overrides import Scalar, key_of
@@ -124,6 +125,8 @@ class _Validator:
         if settings is not None and settings < self.space.search.trials:
             wanted = self.space.search.trials
             yield f"the space holds {settings} settings, and {wanted} trials are asked for: it ends with the last setting"
+        workers = OmegaConf.select(self.describe(self.space.trial).config, "data.num_workers", default=0)
+        yield from resources.notes(self.space.resources, workers or 0)
 
     def stop_if_problems(self) -> None:
         if self.problems:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from rich.console import Console
 
+from sweeps.creation import create_ledger
 from sweeps.ledger import Ledger, TrialFiles
-from sweeps.runner import create_ledger
 from sweeps.space import SearchSpace, load_space
 from sweeps.stopping import Verdict
 from sweeps.study import SweepStudy

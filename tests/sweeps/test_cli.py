@@ -12,7 +12,7 @@ from ray.exceptions import OutOfMemoryError
 from ray.tune.experiment import Trial
 from rich.console import Console
 
-from sweeps import cli, debug, manifest, more, resources, runner
+from sweeps import cli, creation, debug, manifest, more, resources, runner
 from sweeps.errors import LedgerError, ResourceError, SweepError
 from sweeps.ledger import Ledger
 from sweeps.progress import Progress
@@ -57,7 +57,7 @@ def test_an_existing_directory_is_never_overwritten(make_ledger, make_space, tmp
 def test_a_place_that_cannot_be_written_is_named(make_space, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(LedgerError, match="file/ cannot be written"):
-        runner.create_ledger(Ledger("mine", tmp_path / "file"), make_space())
+        creation.create_ledger(Ledger("mine", tmp_path / "file"), make_space())
 
 
 def test_a_lost_trial_goes_on_and_one_lost_too_often_fails(make_ledger):
@@ -85,9 +85,9 @@ def test_a_trial_that_ray_ended_for_memory_says_so(make_ledger):
 
 
 def test_a_ledger_is_there_whole_or_not_at_all(make_space, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "create_study", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(creation, "create_study", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        runner.create_ledger(Ledger("mine", tmp_path / "runs"), make_space())
+        creation.create_ledger(Ledger("mine", tmp_path / "runs"), make_space())
     assert list((tmp_path / "runs").iterdir()) == []
 
 
@@ -106,7 +106,7 @@ def test_extend_of_a_space_that_has_all_been_tried_is_refused(make_space, open_s
     text = "description: d\ntrial: [experiment=vimh]\nobjective: {metric: val/avg_acc, mode: max}\n"
     text += "space: {model.optimizer.lr: [0.1, 0.2]}\nsearch: {sampler: grid}\nstopping: {scheduler: fifo}\n"
     ledger = Ledger("test", tmp_path / "runs")
-    runner.create_ledger(ledger, make_space(text, base=False))
+    creation.create_ledger(ledger, make_space(text, base=False))
     study = open_study(ledger)
     for _ in range(2):
         run_trial(study, [0.5])

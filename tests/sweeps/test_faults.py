@@ -26,7 +26,7 @@ PRELUDE = """
 import os, resource, subprocess, sys
 from pathlib import Path
 from rich.console import Console
-from sweeps import runner
+from sweeps import creation, runner
 from sweeps.errors import LedgerError
 from sweeps.ledger import Ledger, read_history
 from sweeps.overview import overview
@@ -82,7 +82,7 @@ def mend():
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 """
 FULL = """
-runner.create_ledger(ledger, space)
+creation.create_ledger(ledger, space)
 broken = (2, 2), fill
 try:
     runner.resume("mine", root, console)
@@ -98,12 +98,12 @@ for trial in ledger.study().get_trials():
 """
 READ_ONLY = """
 mount("-t", "tmpfs", "tmpfs")
-runner.create_ledger(ledger, space)
+creation.create_ledger(ledger, space)
 runner.resume("mine", root, console)
 mount("--bind", str(root))
 mount("-o", "remount,bind,ro")
 print("STATE", overview(ledger).state)
-for call in (lambda: runner.resume("mine", root, console), lambda: runner.create_ledger(Ledger("other", root), space)):
+for call in (lambda: runner.resume("mine", root, console), lambda: creation.create_ledger(Ledger("other", root), space)):
     try:
         call()
     except LedgerError as error:

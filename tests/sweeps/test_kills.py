@@ -9,9 +9,9 @@ from optuna.storages import RDBStorage
 
 from sweeps import ledger as ledger_module
 from sweeps import study as study_module
+from sweeps.creation import create_ledger
 from sweeps.ledger import History, Ledger, read_history
 from sweeps.recorded import recorded
-from sweeps.runner import create_ledger
 from sweeps.space import load_space
 from sweeps.study import SweepStudy
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from sweeps.creation import create_ledger
 from sweeps.found import Found
 from sweeps.ledger import Ledger
-from sweeps.runner import create_ledger
 from sweeps.sampler_options import SAMPLERS
 from sweeps.space import SearchSpace, dump, load_space
 from sweeps.study import SweepStudy
@@ -53,7 +53,7 @@ def run(ledger: Ledger, values: list[list[float]], sizes: list[int], drivers: in
     study = opened(ledger)
     while proposal := study.propose():
         number, verdict = proposal["number"], None
-        done = study._histories[number].last_epoch
+        done = study._attempts[number].history.last_epoch
         for epoch in range(done + 1, EPOCHS + 1):
             verdict = study.report(number, message(epoch, values[number % len(values)][epoch - 1], sizes[number % len(sizes)]))
             if verdict or drivers > 1:

@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
+from sweeps.creation import create_ledger
 from sweeps.ledger import Ledger
 from sweeps.overview import overview
-from sweeps.runner import create_ledger
 from sweeps.status import show_list, show_status
 
 FIFO = "search: {trials: 4, seed: 3}\nstopping: {scheduler: fifo}\n"

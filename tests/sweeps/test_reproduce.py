@@ -8,11 +8,11 @@ import os
 import pytest
 
 from sweeps import manifest
+from sweeps.creation import create_ledger
 from sweeps.errors import SweepError
 from sweeps.ledger import Ledger
 from sweeps.process import TrialProcess
 from sweeps.reproduce import changed, compare, reproduce
-from sweeps.runner import create_ledger
 from sweeps.space import load_space
 from sweeps.study import SweepStudy
 

@@ -14,10 +14,10 @@ from typing import Any
 import optuna
 import pytest
 
+from sweeps.creation import create_ledger
 from sweeps.distributions import Normal
 from sweeps.errors import SpaceError
 from sweeps.ledger import Ledger
-from sweeps.runner import create_ledger
 from sweeps.sampler_options import SAMPLERS, independent
 from sweeps.samplers import make_sampler
 from sweeps.settings import Tried, count, settings

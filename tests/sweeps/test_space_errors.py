@@ -218,7 +218,7 @@ REPLACED = {
     "platform key": (
         "experiment=vimh",
         "trainer.accelerator=gpu",
-        ":2: trial.0: trainer.accelerator is set by the platform: set resources.gpu instead",
+        ":2: trial.0: trainer.accelerator is set by the platform: set resources.gpu or resources.mps instead",
     ),
     "key that is fixed and searched": (
         "experiment=vimh",

@@ -365,8 +365,8 @@ def test_failures_for_different_reasons_or_after_a_success_do_not(make_ledger):
 
 
 def test_minimising_takes_the_smallest(make_space, tmp_path):
+    from sweeps.creation import create_ledger
     from sweeps.ledger import Ledger
-    from sweeps.runner import create_ledger
 
     text = (
         "description: d\ntrial: [experiment=vimh]\nobjective: {metric: val/loss, mode: min}\n"
