@@ -17,11 +17,12 @@ ARGS ?=
 need = @test -n "$($(1))" || { echo "$(1)=… is missing, as in: make $@ $(2)" >&2; exit 2; }
 
 # $(call then_report,COMMAND,SWEEP): the report follows a sweep that ended or stopped early (status 1), not one that was
-# refused or interrupted.
+# refused or interrupted. A sweep that is copied elsewhere has its report copied, too.
 define then_report
 @echo '$(1)'
 @status=0; $(1) || status=$$?; \
-if [ $$status -le 1 ]; then $(PY) -m analysis report "$(2)" --root "$(RUNS)" || status=$$?; fi; exit $$status
+if [ $$status -le 1 ]; then $(PY) -m analysis report "$(2)" --root "$(RUNS)" || status=$$?; \
+if [ -e "$(RUNS)/$(2)/.mirrored.json" ]; then $(PY) -m sweeps push "$(2)" --runs "$(RUNS)" || :; fi; fi; exit $$status
 endef
 
 # $(call remove,DIRECTORY): for good, and so only with CONFIRM=yes.
@@ -52,10 +53,10 @@ resume: $(STAMP) ## Go on with a sweep that was interrupted or killed: NAME=…
 	$(call then_report,$(PY) -m sweeps resume "$(NAME)" --runs "$(RUNS)" $(ARGS),$(NAME))
 
 .PHONY: extend
-extend: $(STAMP) ## Give a sweep more, also after its end: NAME=… TRIALS=+10 [HOURS=+1]
+extend: $(STAMP) ## Give a sweep more, also after its end: NAME=… TRIALS=+10, or of its budget HOURS=+1 EPOCHS=+100 COST=+5
 	$(call need,NAME,NAME=quickstart TRIALS=+10)
-	@test -n "$(TRIALS)$(HOURS)" || { echo "TRIALS=… or HOURS=… is missing, as in: make $@ NAME=$(NAME) TRIALS=+10" >&2; exit 2; }
-	$(call then_report,$(PY) -m sweeps extend "$(NAME)" $(if $(TRIALS),--trials "$(TRIALS)") $(if $(HOURS),--hours "$(HOURS)") --runs "$(RUNS)" $(ARGS),$(NAME))
+	@test -n "$(TRIALS)$(HOURS)$(EPOCHS)$(COST)" || { echo "TRIALS=…, HOURS=…, EPOCHS=… or COST=… is missing, as in: make $@ NAME=$(NAME) TRIALS=+10" >&2; exit 2; }
+	$(call then_report,$(PY) -m sweeps extend "$(NAME)" $(if $(TRIALS),--trials "$(TRIALS)") $(if $(HOURS),--hours "$(HOURS)") $(if $(EPOCHS),--epochs "$(EPOCHS)") $(if $(COST),--cost "$(COST)") --runs "$(RUNS)" $(ARGS),$(NAME))
 
 .PHONY: retry
 retry: $(STAMP) ## Run the failed trials of a sweep again: NAME=… [ONLY=oom]
@@ -95,9 +96,25 @@ status: $(STAMP) ## Tell how a sweep stands, also while it runs elsewhere: NAME=
 	$(PY) -m sweeps status "$(NAME)" --runs "$(RUNS)" $(ARGS)
 
 .PHONY: stop
-stop: $(STAMP) ## End a sweep that runs in another terminal: NAME=…
+stop: $(STAMP) ## End a sweep that runs in another terminal, or on a cluster: NAME=… [ADDRESS=…]
 	$(call need,NAME,NAME=quickstart)
-	$(PY) -m sweeps stop "$(NAME)" --runs "$(RUNS)" $(ARGS)
+	$(PY) -m sweeps stop "$(NAME)" $(if $(ADDRESS),--address "$(ADDRESS)") --runs "$(RUNS)" $(ARGS)
+
+.PHONY: dashboard
+dashboard: $(STAMP) ## Show a sweep's study in the browser, on this machine only: NAME=… [PORT=8080]
+	$(call need,NAME,NAME=quickstart)
+	$(PY) -m sweeps dashboard "$(NAME)" $(if $(PORT),--port "$(PORT)") --runs "$(RUNS)" $(ARGS)
+
+.PHONY: pull
+pull: $(STAMP) ## Bring the copy of a sweep here, to go on with it: NAME=… FROM=s3://bucket/sweeps
+	$(call need,NAME,NAME=quickstart FROM=s3://bucket/sweeps)
+	$(call need,FROM,NAME=quickstart FROM=s3://bucket/sweeps)
+	$(PY) -m sweeps pull "$(NAME)" --from "$(FROM)" --runs "$(RUNS)" $(ARGS)
+
+.PHONY: push
+push: $(STAMP) ## Copy a sweep elsewhere, as `results` does while it runs: NAME=… [TO=s3://bucket/sweeps]
+	$(call need,NAME,NAME=quickstart)
+	$(PY) -m sweeps push "$(NAME)" $(if $(TO),--to "$(TO)") --runs "$(RUNS)" $(ARGS)
 
 .PHONY: report
 report: $(STAMP) ## Print a sweep's report and write its page: NAME=…
@@ -113,6 +130,35 @@ debug: $(STAMP) ## One trial in this process: NAME=quickstart, or trial N of a s
 validate: $(STAMP) ## Check a search space for real, without running it: NAME=…
 	$(call need,NAME,NAME=quickstart)
 	$(PY) -m sweeps validate "$(NAME)" $(ARGS)
+
+##@ Sweeps on a cluster
+
+# $(on_cluster): stop with a hint if a sweep or its cluster is not named.
+define on_cluster
+$(call need,NAME,NAME=quickstart ADDRESS=http://127.0.0.1:8265)
+$(call need,ADDRESS,NAME=$(NAME) ADDRESS=http://127.0.0.1:8265)
+endef
+
+SUBMIT = $(PY) -m sweeps submit "$(NAME)" --address "$(ADDRESS)" --runs "$(RUNS)" $(if $(AS),--as "$(AS)") $(ARGS)
+
+.PHONY: submit
+submit: $(STAMP) ## Run a sweep on a Ray cluster and report: NAME=… ADDRESS=http://127.0.0.1:8265 [AS=other-name]
+	$(on_cluster)
+	$(if $(findstring --no-wait,$(ARGS)),$(SUBMIT),$(call then_report,$(SUBMIT),$(or $(AS),$(patsubst %.yaml,%,$(notdir $(NAME))))))
+
+.PHONY: attach
+attach: $(STAMP) ## Follow a submitted sweep again, fetch it and report: NAME=… ADDRESS=…
+	$(on_cluster)
+	$(call then_report,$(PY) -m sweeps attach "$(NAME)" --address "$(ADDRESS)" --runs "$(RUNS)" $(ARGS),$(NAME))
+
+.PHONY: fetch
+fetch: $(STAMP) ## Copy a sweep from a cluster into runs/, also while it runs: NAME=… ADDRESS=… [ARGS="--checkpoints all"]
+	$(on_cluster)
+	$(PY) -m sweeps fetch "$(NAME)" --address "$(ADDRESS)" --runs "$(RUNS)" $(ARGS)
+
+.PHONY: cluster
+cluster: $(STAMP) ## Render cluster/*.yaml and slurm.sbatch from cluster/settings.yaml
+	$(PY) -m sweeps render $(ARGS)
 
 ##@ One network
 
@@ -174,7 +220,7 @@ test: $(STAMP) ## Run the tests (under five minutes on two cores)
 
 .PHONY: test-slow
 test-slow: $(STAMP) ## Run the long tests: whole sweeps, kills, the commands of the README
-	$(PY) -m pytest -m slow $(ARGS)
+	$(PY) -m pytest -m slow -n 2 --dist loadfile $(ARGS)
 
 .PHONY: test-all
 test-all: test test-slow ## Run all tests
@@ -194,6 +240,10 @@ bench: $(STAMP) ## Measure every performance claim, all of them whatever is brok
 	@failed=; for script in benchmarks/*.py; do name=$$(basename $$script .py); echo "== $$name"; \
 	$(PY) -m benchmarks.$$name $(ARGS) || failed="$$failed $$name"; done; \
 	if [ -n "$$failed" ]; then echo "broken, or not to be measured:$$failed" >&2; exit 1; fi
+
+.PHONY: faults
+faults: $(STAMP) ## Kill, fill and damage what a sweep needs, and see that nothing is lost (ARGS=--write: docs/reliability.md)
+	$(PY) -m benchmarks.faults $(ARGS)
 
 .PHONY: clean
 clean: ## Remove caches (never data, logs, runs or .venv)
@@ -236,7 +286,6 @@ $(1): $(2)
 ALIASES += "$(1)|$(2)"
 endef
 
-$(call alias, h,  help)
 $(call alias, h,  help)
 $(call alias, tr, train)
 $(call alias, td, diagram)

@@ -17,7 +17,8 @@ Format = Literal["csv", "parquet"]
 
 
 def export(sweep: Sweep, form: Format, directory: Path) -> list[Path]:
-    """Write `trials` (those that constraints rejected are not among them) and `history` into `directory`, made if need be.
+    """Write `trials` (those that constraints rejected are not among them), `configurations` and `history` into `directory`,
+    made if need be.
 
     Parquet keeps the types of docs/analysis.md. CSV writes a trial's overrides as a shell would read them.
 
@@ -30,7 +31,8 @@ def export(sweep: Sweep, form: Format, directory: Path) -> list[Path]:
     written = []
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for name, frame in (("trials", sweep.trials), ("history", sweep.history)):
+        tables = {"trials": sweep.trials, "configurations": sweep.configurations, "history": sweep.history}
+        for name, frame in tables.items():
             file = directory / f"{name}.{form}"
             write_atomically(file, _parquet(frame) if form == "parquet" else _csv(frame))
             written.append(file)
@@ -48,4 +50,6 @@ def _parquet(frame: pd.DataFrame) -> bytes:
 def _csv(frame: pd.DataFrame) -> str:
     if "overrides" in frame:
         frame = frame.assign(overrides=frame["overrides"].map(shlex.join))
+    if "trials" in frame:
+        frame = frame.assign(trials=[" ".join(map(str, numbers)) for numbers in frame["trials"]])
     return frame.to_csv(index=False, lineterminator="\n")

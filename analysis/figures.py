@@ -22,7 +22,7 @@ from plotly.subplots import make_subplots
 from analysis.frames import Objective, best_rows
 from analysis.front import Front
 from analysis.importance import Importances
-from analysis.load import Sweep
+from analysis.load import Sweep, memory_study
 from analysis.statistics import short_names
 
 COLOURS = {
@@ -68,7 +68,7 @@ def history(sweep: Sweep) -> go.Figure | None:
             customdata=group["epochs"].fillna(0).astype(int).tolist(),
             hovertemplate="trial %{x}: %{y:.4g}, %{customdata} epochs<extra></extra>",
         )
-    done = sweep.complete.sort_values("number")
+    done = sweep.complete[sweep.complete["feasible"].fillna(True)].sort_values("number")
     if len(done):
         best = done["value"].cummax() if sweep.sign > 0 else done["value"].cummin()
         line = {"color": BEST, "width": 2, "shape": "hv"}
@@ -189,15 +189,19 @@ def _scale(values: pd.Series) -> str:
 def parallel_coordinates(sweep: Sweep) -> go.Figure | None:
     """A line a COMPLETE trial through objectives and parameters, the best ones, or the front, on top."""
     complete = [t for t in sweep.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if math.isfinite(t.values[0])]
+    study = sweep.study
+    if sweep.several:  # optuna ranks what is outside an outcome constraint with the others
+        complete = [trial for trial in complete if all(by <= 0 for by in trial.constraints.values())]
+        study = memory_study(sweep.modes, complete)
     keys = sorted({key for trial in complete for key in trial.params})
     if not complete or not keys:
         return None
     metrics = [objective.metric for objective in sweep.objectives]
-    figure = optuna.visualization.plot_parallel_coordinate(sweep.study, target_name=sweep.metric)
-    lines = [trace for trace in figure.data if trace.mode == "lines"]
+    figure = optuna.visualization.plot_parallel_coordinate(study, target_name=sweep.metric)
+    lines = [trace for trace in figure.data if trace.mode == "lines" and trace.x[0] is not None]
     legends = [trace for trace in figure.data if trace.mode != "lines"]
     if sweep.several:  # the front comes last; a scale of ranks would say little more
-        on_front = len(sweep.study.best_trials)
+        on_front = len(study.best_trials)
         for place, trace in enumerate(lines, start=1):
             front = place > len(lines) - on_front
             trace.line.color, trace.opacity = (BEST, 0.9) if front else (COLOURS["finished"], 0.4)

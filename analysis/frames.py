@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from sweeps.ledger import CONTINUES, RETRIES, Ledger, read_history, recorded
+from sweeps.ledger import CONTINUES, EPOCHS, EXPLOITS, REPEATS, REPLACES, RETRIES, Ledger, read_history, recorded
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -43,6 +43,12 @@ COLUMNS: dict[str, str] = {
     "shadow_epoch": "Int64",
     "retries": "Int64",
     "continues": "Int64",
+    "repeats": "Int64",
+    "replaces": "Int64",
+    "exploits": "Int64",
+    "exploits_epoch": "Int64",
+    "feasible": "boolean",
+    "violated": "str",
     "copied_epochs": "Int64",
     "copied_seconds": "float64",
     "overrides": "object",
@@ -93,7 +99,8 @@ def _facts(trial: FrozenTrial, objectives: Sequence[Objective], unended: str) ->
     # The first epoch at which a guard would have acted is the one that would have counted.
     shadow = min(notes.get("shadow", []), key=lambda entry: entry["epoch"], default={})
     budget = notes.get("max_epochs", -1)
-    values = trial.values if state == "COMPLETE" else [math.nan] * len(objectives)
+    ended = state == "COMPLETE"
+    values = trial.values if ended else [math.nan] * len(objectives)
     return {
         "number": trial.number,
         "state": state,
@@ -113,8 +120,18 @@ def _facts(trial: FrozenTrial, objectives: Sequence[Objective], unended: str) ->
         "shadow_epoch": shadow.get("epoch"),
         "retries": notes.get(RETRIES),
         "continues": notes.get(CONTINUES),
+        "repeats": notes.get(REPEATS),
+        "replaces": notes.get(REPLACES),
+        "exploits": notes.get(EXPLOITS),
+        "exploits_epoch": notes.get(EPOCHS) if EXPLOITS in notes else None,
+        "feasible": all(by <= 0 for by in trial.constraints.values()) if ended and trial.constraints else None,
+        "violated": _violated(trial.constraints) if ended else "",
         "overrides": list(notes.get("overrides", [])),
     } | {objective.column: value for objective, value in zip(objectives, values, strict=True)}
+
+
+def _violated(constraints: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} by {by:.3g}" for name, by in sorted(constraints.items()) if by > 0)
 
 
 def _seed(overrides: Sequence[str]) -> int | None:
@@ -201,5 +218,5 @@ def column(values: list[Any]) -> pd.Series:
 
 def for_parquet(frame: pd.DataFrame) -> pd.DataFrame:
     """`frame` with each column of one type, as Parquet wants it: a parameter that mixes types becomes text."""
-    mixed = [name for name in frame if frame[name].dtype == object and name != "overrides"]
+    mixed = [name for name in frame if frame[name].dtype == object and name not in {"overrides", "trials"}]
     return frame.assign(**{name: frame[name].map(str, na_action="ignore").astype("str") for name in mixed})

@@ -13,13 +13,15 @@ import pandas as pd
 
 from analysis.frames import Objective
 from analysis.load import Sweep, memory_study
-from analysis.selection import MIN_PAIRS, robust_spread
+from analysis.selection import MIN_PAIRS, outside, robust_spread
 from analysis.texts import amount
+from sweeps.ledger import front as of_configurations
 
 
 @dataclass(frozen=True)
 class Front:
-    """The COMPLETE trials that no other one dominates: at least as good in every objective, and better in one."""
+    """The COMPLETE trials that no other one dominates: at least as good in every objective, and better in one. Where
+    configurations ran with several seeds, it is of these, by their means."""
 
     trials: pd.DataFrame
     """Their rows, the best by the first objective first. Of a trial and one that continues it to equal values, the former."""
@@ -41,12 +43,14 @@ class Front:
 
 
 def front(sweep: Sweep) -> Front | None:
-    """The front of a sweep's complete trials. None with one objective, or if no trial has values."""
-    complete = sweep.complete
+    """The front of a sweep's complete trials. None with one objective, or if no trial has values within the outcome
+    constraints."""
+    complete = sweep.rivals
     if not sweep.several or complete.empty:
         return None
     columns = [objective.column for objective in sweep.objectives]
-    chosen = complete[complete["number"].isin(non_dominated(complete, sweep.objectives, columns))]
+    on_front = [each.number for each in of_configurations(sweep.grouped, sweep.modes)]
+    chosen = complete[complete["number"].isin(on_front)]
     again = chosen.assign(origin=chosen["number"].map(sweep.origins)).duplicated(["origin", *columns])
     chosen = chosen[~again].reset_index(drop=True)
 
@@ -57,13 +61,14 @@ def front(sweep: Sweep) -> Front | None:
         by_test = set(non_dominated(measured, sweep.objectives, on_test))
         of_front = chosen["number"][chosen["number"].isin(measured["number"])]
         kept, tested = int(of_front.isin(by_test).sum()), len(of_front)
+    once = sweep.ranked[sweep.ranked["number"].isin(complete["number"])]
     spreads = {}
     for objective in sweep.objectives:
         if column := sweep.tested(objective):
-            gaps = (sweep.ranked[objective.column] - sweep.ranked[column]).dropna()
+            gaps = (once[objective.column] - once[column]).dropna()
             if len(gaps) >= MIN_PAIRS:
                 spreads[objective.metric] = robust_spread(gaps)
-    found = Front(chosen, len(sweep.ranked), kept, tested, spreads)
+    found = Front(chosen, len(once), kept, tested, spreads)
     return Front(chosen, found.complete, kept, tested, spreads, tuple(_sentences(sweep, found)))
 
 
@@ -79,7 +84,9 @@ def _sentences(sweep: Sweep, found: Front) -> list[str]:
     metrics = " and ".join(objective.metric for objective in sweep.objectives)
     if found.complete == 1:
         number = found.numbers[0]
-        return [f"Trial {number} is the only one with values: there is nothing to compare it with."]
+        out = outside(sweep)
+        within = " within the outcome constraints" if out else ""
+        return [f"Trial {number} is the only one with values{within}: there is nothing to compare it with.", *out]
     told = []
     if len(found.trials) == 1:
         told.append(
@@ -110,11 +117,17 @@ def _sentences(sweep: Sweep, found: Front) -> list[str]:
         "deviation): trials within twice that cannot be told apart in it."
         for metric, spread in found.spreads.items()
     ]
-    told.append(
-        "If each configuration ran with one seed, nothing here tells how much of the front would survive other seeds: run its "
-        "trials again with several."
-    )
-    return told
+    if sweep.repeated:
+        told.append(
+            "The front is of the configurations that ran with several seeds, by their means (the table of configurations has "
+            "the spreads); a single seed's values, good among many, are so by luck in part."
+        )
+    else:
+        told.append(
+            "If each configuration ran with one seed, nothing here tells how much of the front would survive other seeds: run "
+            "its trials with several (`search.repeats`)."
+        )
+    return [*told, *outside(sweep)]
 
 
 def _end(sweep: Sweep, objective: Objective, found: Front) -> str:

@@ -5,17 +5,34 @@ It reads and never writes, so a sweep may be loaded while it runs. It must not k
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from analysis import frames
+from analysis import frames, repeats
 from analysis.frames import Objective
-from sweeps.ledger import CONTINUES, DEFAULT_ROOT, Ledger, LedgerError, asked_again, own_trials, rejected
+from sweeps.ledger import (
+    CONTINUES,
+    DEFAULT_ROOT,
+    FROM,
+    REPEATS,
+    RETRIES,
+    Configuration,
+    Ledger,
+    LedgerError,
+    asked_again,
+    configurations,
+    order,
+    outcome,
+    own_trials,
+    rejected,
+    rivals,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -45,6 +62,8 @@ class Sweep:
     """How many trials the sweep was asked for, retries and continuations among them; None if its search space does not say."""
     running: bool
     """Whether a process holds the sweep."""
+    grouped: tuple[Configuration, ...]
+    """The COMPLETE trials, those that differ in their seeds alone together: what `sweeps.winners` decides by."""
     distributions: dict[str, BaseDistribution]
     """Every searched parameter (by its column) and its distribution, in the order in which the study met them."""
     columns: dict[str, str]
@@ -55,6 +74,8 @@ class Sweep:
     """A copy of the study in memory: parameters, values and states, for optuna's own tools."""
     problems: tuple[str, ...] = ()
     """What could not be read, in words."""
+    budget: str = ""
+    """What is used of each limit of its budget, in words; empty if it has none."""
 
     @property
     def name(self) -> str:
@@ -69,6 +90,11 @@ class Sweep:
     def mode(self) -> str:
         """`max` or `min`: the (first) objective's."""
         return self.objectives[0].mode
+
+    @property
+    def modes(self) -> list[Literal["max", "min"]]:
+        """Of each objective."""
+        return [objective.mode for objective in self.objectives]
 
     @property
     def sign(self) -> float:
@@ -103,8 +129,9 @@ class Sweep:
 
     @property
     def origins(self) -> dict[int, int]:
-        """Trial → the first of those that have its configuration: itself, unless it retries or continues another."""
-        earlier = self.trials.set_index("number")["retries"].fillna(self.trials.set_index("number")["continues"])
+        """Trial → the first of those that have its configuration: itself, unless it retries, continues or repeats another."""
+        by_number = self.trials.set_index("number")
+        earlier = by_number["retries"].fillna(by_number["continues"]).fillna(by_number["repeats"])
         found: dict[int, int] = {}
         for number, other in earlier.items():  # by number: the other one comes before it
             found[number] = number if pd.isna(other) else found.get(int(other), int(other))
@@ -112,16 +139,33 @@ class Sweep:
 
     @property
     def ranked(self) -> pd.DataFrame:
-        """`complete` with each configuration once: the best of a trial and those that continue it."""
-        complete = self.complete
-        return complete[~complete["number"].map(self.origins).duplicated()].reset_index(drop=True)
+        """The COMPLETE trials within all outcome constraints, each configuration once: the best of a trial and those that
+        continue it. One that ran with several seeds (`seeds`) has their means, and comes before those that ran with one."""
+        best = repeats.means(self, order(self.grouped, self.modes))
+        return best[~best["number"].map(self.origins).duplicated()].reset_index(drop=True)
+
+    @property
+    def rivals(self) -> pd.DataFrame:
+        """The rows of configurations among which the winner is, best first: where some ran with several seeds, these alone."""
+        return repeats.means(self, order(rivals(self.grouped), self.modes))
+
+    @property
+    def repeated(self) -> bool:
+        """Whether a configuration ran with several seeds."""
+        return any(each.repeated for each in self.grouped)
+
+    @property
+    def configurations(self) -> pd.DataFrame:
+        """A row for every configuration with a value: over its seeds, mean, spread and interval of objectives and metrics."""
+        return repeats.table(self)
 
     @property
     def independent(self) -> pd.DataFrame:
         """The trials with each configuration once, for statistics: without those that another one retries, and without
-        those that continue another: they had more epochs than the search gave the others, and are no evidence of their own."""
+        those that continue another (they had more epochs than the search gave the others) or repeat it: the first seed stands
+        for all, as it does for configurations that have no other."""
         retried = self.trials["number"].isin(self.trials["retries"].dropna())
-        return self.trials[~retried & self.trials["continues"].isna()]
+        return self.trials[~retried & self.trials["continues"].isna() & self.trials["repeats"].isna()]
 
 
 def load(sweep: str, root: str | Path = DEFAULT_ROOT) -> Sweep:
@@ -138,7 +182,8 @@ def load(sweep: str, root: str | Path = DEFAULT_ROOT) -> Sweep:
     study = ledger.study()
     objectives = _objectives(ledger, study)
     space = ledger.plain_space()
-    frozen = _read_trials(ledger, study)
+    everything = study.get_trials(deepcopy=False)
+    frozen = own_trials(everything)
     present = [trial for trial in frozen if trial.state.name != "WAITING"]
 
     fixed = frames.types(objectives)
@@ -160,7 +205,8 @@ def load(sweep: str, root: str | Path = DEFAULT_ROOT) -> Sweep:
         facts["epochs"] = facts["epochs"].fillna(curves.groupby("number")["epoch"].max())
         facts["seconds"] = facts["seconds"].fillna(elapsed)
         before = frames.copied(facts.reset_index(drop=True), history).reindex(facts.index).fillna(0)
-        facts["copied_epochs"], facts["copied_seconds"] = before["epoch"], before["seconds"]
+        facts["copied_epochs"] = facts["exploits_epoch"].fillna(before["epoch"])
+        facts["copied_seconds"] = before["seconds"]
         facts = facts.astype(fixed).reset_index(drop=True)
         searched = {column: frames.column([t.params.get(key) for t in trials]) for key, column in columns.items()}
         final = {
@@ -180,12 +226,21 @@ def load(sweep: str, root: str | Path = DEFAULT_ROOT) -> Sweep:
         description=str(space.get("description", "")),
         target=_target(space, frozen),
         running=running,
+        grouped=tuple(configurations(map(outcome, (trial for trial in ran if _valued(trial))))),
         distributions=distributions,
         columns=columns,
         metrics=tuple(metric_columns.values()),
-        study=memory_study([objective.mode for objective in objectives], [_bare(trial) for trial in frozen]),
+        study=memory_study([objective.mode for objective in objectives], [_bare(trial) for trial in everything]),
         problems=tuple(problems),
+        budget=_budget(ledger, frozen),
     )
+
+
+def _budget(ledger: Ledger, trials: Sequence[FrozenTrial]) -> str:
+    try:
+        return ledger.budget_used(trials)
+    except LedgerError as error:  # a damaged history, which is among the problems
+        return f"not known ({error})"
 
 
 def memory_study(modes: Sequence[str], trials: Iterable[FrozenTrial]) -> optuna.Study:
@@ -213,7 +268,7 @@ def _objectives(ledger: Ledger, study: optuna.Study) -> tuple[Objective, ...]:
     several = attributes.get("objectives", [])
     if count == 1 or len(several) != count:
         raise LedgerError(
-            f"{ledger.study_file} does not say which {'metric' if count == 1 else f'{count} metrics'} it optimises "
+            f"{ledger.study_place} does not say which {'metric' if count == 1 else f'{count} metrics'} it optimises "
             f"(it has: {', '.join(attributes) or 'nothing'}): "
             "the sweep was killed before its first trial, or something else made the study."
         )
@@ -227,37 +282,39 @@ def _target(space: dict[str, Any], trials: Sequence[FrozenTrial]) -> int | None:
 
 def _unended(trials: Sequence[FrozenTrial], curves: pd.DataFrame, running: bool, stopping: dict[str, Any]) -> dict[int, str]:
     """What is said of trials that have not ended: `interrupted` if nobody runs the sweep, `waiting` if they stand at the
-    cut-off of the `constant` scheduler, `running` for all others."""
+    cut-off of the `constant` scheduler or at the end of a generation under `pbt`, `running` for all others."""
     unended = [trial.number for trial in trials if trial.state.name == "RUNNING"]
     if not running:
         return dict.fromkeys(unended, "interrupted")
     found = dict.fromkeys(unended, "running")
     if stopping.get("scheduler") == "constant":
         beyond = curves[curves["epoch"] >= stopping["cutoff_epochs"]].groupby("number").size()
-        continuing = {trial.number for trial in trials if CONTINUES in trial.user_attrs}
-        found |= {number: "waiting" for number in unended if beyond.get(number) == 1 and number not in continuing}
+        exempt = {trial.number for trial in trials if {CONTINUES, REPEATS} & trial.user_attrs.keys()}
+        found |= {number: "waiting" for number in unended if beyond.get(number) == 1 and number not in exempt}
+    elif stopping.get("scheduler") == "pbt":
+        last = curves.groupby("number")["epoch"].max()
+        alone = {trial.number for trial in trials if {CONTINUES, RETRIES} & trial.user_attrs.keys()}
+        stand = {number for number in unended if number in last and last[number] % stopping["interval_epochs"] == 0}
+        found |= dict.fromkeys(stand - alone, "waiting")
     return found
 
 
-def _read_trials(ledger: Ledger, study: optuna.Study) -> list[FrozenTrial]:
-    from sqlalchemy.exc import DatabaseError
-
-    try:
-        return own_trials(study.get_trials(deepcopy=False))
-    except DatabaseError as error:
-        raise LedgerError(
-            f"{ledger.study_file} is damaged: its trials cannot be read ({error.orig}). Restore it from a copy."
-        ) from error
+def _valued(trial: FrozenTrial) -> bool:
+    return trial.state.name == "COMPLETE" and math.isfinite(trial.values[0])
 
 
 def _bare(trial: FrozenTrial) -> FrozenTrial:
-    """`trial` without its notes, which optuna's figures would print in full beside every point."""
+    """`trial` without its notes, which optuna's figures would print in full beside every point; of one that was taken over
+    from another sweep, its number alone."""
     import optuna
 
+    if FROM in trial.user_attrs:
+        return optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL)
     return optuna.trial.create_trial(
         state=trial.state,
         values=trial.values,
         params=trial.params,
         distributions=trial.distributions,
         intermediate_values=trial.intermediate_values,
+        constraints=trial.constraints,
     )

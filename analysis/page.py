@@ -46,6 +46,9 @@ def panels(report: Report) -> dict[str, Panel]:
     stopped = " · ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
     first = f", the first of {len(sweep.objectives)} objectives" if sweep.several else ""
     front, several = report.front, sweep.several
+    outside = (sweep.trials["violated"] != "").any()
+    dotted = f" {'Not drawn' if several else 'Dotted'}: outside an outcome constraint." if outside else ""
+    one = " of single trials" if sweep.repeated else ""
     plotted = f"{sweep.metric}{first}: " if several else ""
     drawn = [
         Panel(
@@ -60,7 +63,8 @@ def panels(report: Report) -> dict[str, Panel]:
             "history",
             "How the search went",
             f"{sweep.metric} ({sweep.mode}){first}. A stopped trial stands at the best it had seen: after fewer epochs, "
-            "that is not comparable with a complete one's value.",
+            "that is not comparable with a complete one's value."
+            + (" The line is of those within the outcome constraints." if outside else ""),
             "No trial has reported a value yet.",
             figures.history(sweep),
         ),
@@ -75,7 +79,7 @@ def panels(report: Report) -> dict[str, Panel]:
             "parallel",
             "Parallel coordinates",
             f"The {len(sweep.complete)} complete trials; {left_out} without a final value are not drawn."
-            f"{' Orange: the front.' if several else ''}{inactive}",
+            f"{f' Orange: the front{one}.' if several else ''}{dotted}{inactive}",
             "No trial has finished with a value and a searched parameter.",
             figures.parallel_coordinates(sweep),
         ),

@@ -11,11 +11,11 @@ import shlex
 from dataclasses import dataclass
 from datetime import datetime
 
+from analysis import selection
 from analysis.frames import for_parquet
 from analysis.front import Front, front
 from analysis.importance import Importances, importances
 from analysis.load import Sweep
-from analysis.selection import Selection, selection
 from analysis.statistics import Failure, GuardResult, Headline, Option, failures, guard, headline, options
 from analysis.texts import counted, duration, listed
 from sweeps.ledger import DEFAULT_ROOT, write_atomically
@@ -34,7 +34,7 @@ class Report:
     sweep: Sweep
     made: datetime
     headline: Headline
-    selection: Selection | None
+    selection: selection.Selection | None
     """Of one objective, if a trial has a value."""
     front: Front | None
     """Of several objectives, if a trial has values."""
@@ -64,7 +64,9 @@ class Report:
     def ranking(self) -> str:
         """The title of the table of the best trials, or of the front."""
         named = [f"{objective.metric} ({objective.mode})" for objective in self.sweep.objectives]
-        return f"Pareto front of {listed(named)}" if self.sweep.several else f"Best trials by {named[0]}"
+        if self.sweep.several:
+            return f"Pareto front of {listed(named)}{', by means over seeds' if self.sweep.repeated else ''}"
+        return f"Best configurations by mean {named[0]}" if self.sweep.repeated else f"Best trials by {named[0]}"
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -78,7 +80,10 @@ class Report:
         line = self.headline
         if not line.trials:
             return "No trial has run yet."
-        return f"No trial has finished with a value{' yet' if self.unfinished and not self.hopeless else ''}."
+        yet = " yet" if self.unfinished and not self.hopeless else ""
+        if outside := selection.outside(self.sweep):
+            return f"No trial is within the outcome constraints{yet}. {outside[0]}"
+        return f"No trial has finished with a value{yet}."
 
     @property
     def hopeless(self) -> bool:
@@ -100,7 +105,7 @@ class Report:
         return ", ".join([f"{counted(count, 'proposal')} {why}", *(f"{count} {why}" for why, count in others)])
 
     def again(self) -> str:
-        """How retried and continued trials are counted; empty if there are none."""
+        """How retried, continued and repeated trials are counted, and what the sampler knew; empty if there are none."""
         line, told = self.headline, []
         if line.retries:
             told.append(f"{counted(line.retries, 'trial')} retried a failed one, in whose place it counts in all statistics")
@@ -109,6 +114,13 @@ class Report:
                 f"{counted(line.continuations, 'trial')} trained another further; statistics of what mattered and of choices "
                 "leave such trials out, and the better of the two stands for both among the best"
             )
+        if line.repeats:
+            told.append(
+                f"{counted(line.repeats, 'trial')} ran another's parameters with another seed: a configuration counts once, "
+                "in statistics with its first seed"
+            )
+        for source in self.sweep.manifest.get("from", []):
+            told.append(f"{counted(source['trials'], 'trial')} of the sweep {source['sweep']} informed the sampler")
         return f"{'; '.join(told)}." if told else ""
 
     def pace(self) -> str:
@@ -119,7 +131,11 @@ class Report:
             if line.ended and line.busy_seconds
             else ""
         )
-        return f"{duration(line.busy_seconds)}{rate} · {line.epochs} epochs in {duration(line.trial_seconds)} of training"
+        budget = f" · budget: {self.sweep.budget}" if self.sweep.budget else ""
+        trained = f"{line.epochs} epochs in {duration(line.trial_seconds)} of training"
+        sizes = self.sweep.ledger.checkpoint_files().values()
+        stored = f" · {counted(len(sizes), 'checkpoint')} of {sum(sizes) / 2**20:.1f} MiB" if sizes else ""
+        return f"{duration(line.busy_seconds)}{rate} · {trained}{stored}{budget}"
 
     def guard_sentences(self) -> list[str]:
         """What stopping early did, and what a guard in shadow mode would have done."""
@@ -187,7 +203,7 @@ def build(sweep: Sweep) -> Report:
         sweep=sweep,
         made=datetime.now().astimezone(),
         headline=headline(sweep),
-        selection=selection(sweep),
+        selection=selection.selection(sweep),
         front=front(sweep),
         importances=importances(sweep),
         options=options(sweep),

@@ -6,13 +6,18 @@ It must not know how its sentences are shown.
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis import repeats
 from analysis.load import Sweep
+from analysis.texts import counted, listed
+from sweeps.ledger import deviation, mean
 
 MIN_PAIRS = 5
 """With fewer trials that have both a validation and a test value, their spread is not estimated."""
@@ -20,17 +25,20 @@ MAD_TO_SD = 1.4826
 """Median absolute deviation → standard deviation of a normal distribution."""
 ONE_SEED = (
     "If each configuration ran with one seed, nothing here tells how much of the order would survive other seeds: run the "
-    "first few again with several."
+    "first few with several (`search.repeats`)."
 )
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The best COMPLETE trial against the others, in the objective's unit; leads are positive."""
+    """The best configuration against the others, in the objective's unit; leads are positive. Where some ran with several
+    seeds, these are compared, by their means."""
 
     best: int
+    """The trial that stands for it."""
     value: float
     complete: int
+    """Configurations that were compared."""
     runner_up: int | None
     lead: float
     """Over the runner-up; NaN without one."""
@@ -48,11 +56,16 @@ class Selection:
     """Robust standard deviation, over trials, of the gap between validation and test: see `explain`."""
     tied: tuple[int, ...] = ()
     """The trials within two spreads of the best, itself left out."""
+    seeds: tuple[int, ...] = ()
+    """The trials of the best configuration, if there are several."""
+    difference: repeats.Interval = (math.nan, math.nan)
+    """The 95 % interval of the lead over the runner-up, if both ran with several seeds."""
     sentences: tuple[str, ...] = field(default=(), repr=False)
 
 
 def selection(sweep: Sweep) -> Selection | None:
-    """Compare the best trial with the others, each configuration once. None if no trial has a value, or several values.
+    """Compare the best trial with the others, each configuration once. None if no trial has a value within the outcome
+    constraints, or if there are several objectives.
 
     The spread serves as a yardstick of noise. All trials share one validation and one test set; what these two do to all
     trials alike leaves the spread of their difference unchanged, and what remains is how far a single trial's two values
@@ -61,7 +74,8 @@ def selection(sweep: Sweep) -> Selection | None:
     values) and too large where configurations truly differ in how they overfit. So it can say that a lead is too small to
     mean anything, not that a lead is real.
     """
-    complete = sweep.ranked
+    rivals = sweep.rivals["number"]
+    complete = sweep.ranked[sweep.ranked["number"].isin(rivals)]
     if complete.empty or sweep.several:
         return None
     scores = sweep.sign * complete["value"]
@@ -76,7 +90,18 @@ def selection(sweep: Sweep) -> Selection | None:
     if sweep.test_metric:
         tests = complete[sweep.test_metric]
         found = replace(found, test_value=float(tests.iloc[0]), **_against_test(complete, scores, sweep.sign * tests))
+    if sweep.repeated:
+        found = replace(found, **_over_seeds(sweep, found))
     return replace(found, sentences=tuple(_sentences(sweep, found)))
+
+
+def _over_seeds(sweep: Sweep, found: Selection) -> dict[str, Any]:
+    """The fields of `Selection` that compare seeds."""
+    trials = {each.number: each.trials for each in sweep.grouped}
+    best = repeats.values_of(sweep, trials[found.best], "value")
+    second = repeats.values_of(sweep, trials[found.runner_up], "value") if found.runner_up is not None else []
+    low, high = sorted(sweep.sign * end for end in repeats.difference(best, second))
+    return {"seeds": trials[found.best], "difference": (low, high)}
 
 
 def _against_test(complete: pd.DataFrame, scores: pd.Series, tests: pd.Series) -> dict[str, Any]:
@@ -107,8 +132,80 @@ def robust_spread(gaps: pd.Series) -> float:
 
 def _sentences(sweep: Sweep, found: Selection) -> list[str]:
     """What to tell a reader, each sentence true on its own."""
+    if found.seeds:
+        return [*_of_seeds(sweep, found), *outside(sweep)]
+    return [*_of_one_seed(sweep, found), *outside(sweep)]
+
+
+def outside(sweep: Sweep) -> list[str]:
+    """How many COMPLETE trials are not within the outcome constraints, and of which."""
+    complete = sweep.complete
+    broken = complete[~complete["feasible"].fillna(True)]
+    if broken.empty:
+        return []
+    names = Counter(part.rsplit(" by ", 1)[0] for text in broken["violated"] for part in text.split(", "))
+    kinds = listed([f"{name} ({count})" for name, count in names.most_common()])
+    return [
+        f"{counted(len(broken), 'complete trial')} of {len(complete)} {'is' if len(broken) == 1 else 'are'} outside an outcome "
+        f"constraint and cannot be the best: {kinds}."
+    ]
+
+
+def _of_seeds(sweep: Sweep, found: Selection) -> list[str]:
+    """The same where configurations ran with several seeds."""
+    one = f"Trial {found.best} and its repeats have the best mean {sweep.metric}: {_spread(sweep, found.seeds, 'value')}."
+    told = [one]
+    if found.runner_up is not None:
+        low, high = found.difference
+        apart = (
+            "zero is not in it, for what it is worth after choosing the best of several"
+            if low > 0
+            else "zero is in it: these seeds do not tell the two apart"
+        )
+        told.append(
+            f"That leads the runner-up, trial {found.runner_up} and its repeats, by {found.lead:.3g}; the 95 % interval of the "
+            f"lead is from {low:.3g} to {high:.3g} (Welch): {apart}."
+        )
+        told.append(
+            f"It is the best mean of {found.complete} configurations with several seeds, and so still a little too good: less "
+            "than the best value of single seeds would be."
+        )
+    single = len(sweep.ranked) - found.complete
+    if single:
+        others = repeats.values_of(sweep, found.seeds[1:], "value")
+        told.append(
+            f"{counted(single, 'configuration')} ran with one seed and {'comes' if single == 1 else 'come'} after these: a "
+            "single value that is good among many is so by luck in part. The first seeds of the repeated ones were "
+            f"chosen in that way, too; without its first seed, the best one's mean is {mean(others):.4g}."
+        )
+    if sweep.test_metric and repeats.values_of(sweep, found.seeds, sweep.test_metric):
+        told.append(
+            f"Its {sweep.test_metric}, which had no part in the choice and is the fairer number: "
+            f"{_spread(sweep, found.seeds, sweep.test_metric)}."
+        )
+    else:
+        told.append("It was not tested: before quoting a number, measure it on data that chose nothing.")
+    return told
+
+
+def _spread(sweep: Sweep, trials: Sequence[int], column: str) -> str:
+    values = repeats.values_of(sweep, trials, column)
+    if len(values) < 2:
+        return f"{values[0]:.4g} with one seed"
+    low, high = repeats.interval(values)
+    return (
+        f"{mean(values):.4g} over {len(values)} seeds, with a standard deviation of {deviation(values):.2g}; the 95 % interval "
+        f"of the mean is from {low:.4g} to {high:.4g} (Student's t)"
+    )
+
+
+def _of_one_seed(sweep: Sweep, found: Selection) -> list[str]:
+    """The same where each ran with one."""
     if found.runner_up is None:
-        return [f"Trial {found.best} is the only one with a value ({found.value:.4g}): there is nothing to compare it with."]
+        within = " within the outcome constraints" if outside(sweep) else ""
+        return [
+            f"Trial {found.best} is the only one with a value{within} ({found.value:.4g}): there is nothing to compare it with."
+        ]
     told = [
         f"Trial {found.best} leads the runner-up, trial {found.runner_up}, by {found.lead:.3g} and the median of "
         f"{found.complete} complete trials by {found.lead_over_median:.3g}.",

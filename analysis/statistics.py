@@ -40,6 +40,8 @@ class Headline:
     """Trials that run again what had failed."""
     continuations: int
     """Trials that train another further."""
+    repeats: int
+    """Trials that run another's parameters with another seed."""
     busy_seconds: float
     """The time in which at least one trial trained: pauses between an interruption and a resume do not count."""
     trial_seconds: float
@@ -75,6 +77,7 @@ def headline(sweep: Sweep) -> Headline:
         refused={told: int(refused[told]) for _, told in REFUSALS if told in refused},
         retries=int(trials["retries"].count()),
         continuations=int(trials["continues"].count()),
+        repeats=int(trials["repeats"].count()),
         busy_seconds=_busy_seconds(trials),
         trial_seconds=float((trials["seconds"] - trials["copied_seconds"]).sum()),
         epochs=int((trials["epochs"] - trials["copied_epochs"]).sum()),
@@ -113,7 +116,7 @@ class Option:
     pruned: int
     failed: int
     best: float
-    """By the first objective."""
+    """By the first objective, of those within the outcome constraints."""
     medians: tuple[float, ...]
     """Of the COMPLETE trials, of each objective. NaN if there are none, like `best`."""
     early_median: float
@@ -137,7 +140,7 @@ def options(sweep: Sweep) -> list[Option]:
         for option in distribution.choices:
             chosen = trials[np.array([_same(value, option) for value in trials[parameter]], dtype=bool)]
             complete = chosen[chosen["state"] == "COMPLETE"]
-            values = complete["value"]
+            values = complete.loc[complete["feasible"].fillna(True), "value"]
             states = chosen["state"].value_counts()
             rows.append(
                 Option(
@@ -191,12 +194,15 @@ def guard(sweep: Sweep) -> GuardResult:
     """
     trials = sweep.trials
     stopped = trials[trials["verdict"].isin(["spent", "outranked", "broken"])]
-    left = (stopped["max_epochs"] - stopped["epochs"]).clip(lower=0)[~stopped["number"].isin(trials["continues"].dropna())]
+    left = (stopped["max_epochs"] - stopped["epochs"]).clip(lower=0)
+    taken_up = pd.concat([trials["continues"], trials["replaces"]]).dropna()  # what they had left, others have trained
+    left = left[~stopped["number"].isin(taken_up)]
     shadowed = trials[trials["shadow_verdict"] != ""]
     beyond = (shadowed["epochs"] - shadowed["shadow_epoch"]).clip(lower=0)
     total = int((trials["epochs"] - trials["copied_epochs"]).sum())
 
-    complete = sweep.independent[sweep.independent["state"] == "COMPLETE"]  # a guard lets alone those that continue others
+    complete = sweep.independent[sweep.independent["state"] == "COMPLETE"]  # a guard lets alone those that follow others
+    complete = complete[complete["feasible"].fillna(True)]
     best_until = sweep.curves.set_index(["number", "epoch"])["best"]
     kept, losses = complete.set_index("number")["value"].to_dict(), []
     for row in shadowed[shadowed["number"].isin(complete["number"])].itertuples():

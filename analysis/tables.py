@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
-from analysis.frames import SIZE, best_rows
+from analysis.frames import SIZE, Objective, best_rows
 from analysis.front import Front
 from analysis.importance import Importances, first_rung
 from analysis.load import Sweep
@@ -16,6 +16,8 @@ from analysis.statistics import Failure, GuardResult, Option, short_names
 from analysis.texts import NOTHING, amount, duration, text, thousands
 
 BEST_TRIALS = 10
+ORIGINS = ("retries", "continues", "repeats", "replaces")
+"""The columns that say which other trial one follows."""
 
 
 @dataclass(frozen=True)
@@ -52,28 +54,50 @@ def _epochs(row: pd.Series) -> str:
 
 
 def _origin(row: pd.Series) -> str:
-    """Which trial it runs again or trains further, if it does."""
-    return ", ".join(f"{word} {row[word]}" for word in ("retries", "continues") if pd.notna(row[word]))
+    """Which trial it runs again, trains further or takes the place of, if it does."""
+    if pd.notna(row["replaces"]):
+        return f"replaces {row['replaces']}, from {row['exploits']} at epoch {row['exploits_epoch']}"
+    return ", ".join(f"{word} {row[word]}" for word in ORIGINS if pd.notna(row[word]))
 
 
 def _origins(trials: pd.DataFrame) -> list[str]:
     """The header of the column that tells it, where there is something to tell."""
-    return ["origin"] if trials[["retries", "continues"]].notna().any(axis=None) else []
+    return ["origin"] if trials[list(ORIGINS)].notna().any(axis=None) else []
+
+
+def _seeds(sweep: Sweep) -> list[str]:
+    """The header of the column that tells over how many seeds a value is the mean, where there are such."""
+    return ["seeds"] if sweep.repeated else []
+
+
+def _over_seeds(sweep: Sweep) -> Callable[[pd.Series, Objective | str], str]:
+    """How a mean stands in a cell: with its standard deviation, where there are several seeds."""
+    spread = sweep.configurations.set_index("number") if sweep.repeated else pd.DataFrame()
+
+    def cell(row: pd.Series, what: Objective | str) -> str:
+        column = what if isinstance(what, str) else what.column
+        shown = text(row[column]) if isinstance(what, str) else amount(what, row[column])
+        deviation = spread.at[row["number"], f"{column}.std"] if len(spread) else math.nan
+        return f"{shown} ± {deviation:.2g}" if math.isfinite(deviation) and deviation > 0 else shown
+
+    return cell
 
 
 def best_trials(sweep: Sweep, count: int = BEST_TRIALS) -> Table:
-    """The COMPLETE trials with the best values, each configuration once."""
+    """The COMPLETE trials with the best values, each configuration once; of several seeds, mean ± standard deviation."""
     short = short_names(sweep.searched)
     test = [sweep.test_metric] if sweep.test_metric else []
     shown = sweep.ranked.head(count)
-    origin = _origins(shown)
-    headers = ["rank", "trial", *origin, sweep.metric, *test, *short.values(), "epochs (best)", "network size", "time", "seed"]
+    origin, seeds, cell = _origins(shown), _seeds(sweep), _over_seeds(sweep)
+    facts = ["epochs (best)", "network size", "time", "seed"]
+    headers = ["rank", "trial", *origin, *seeds, sweep.metric, *test, *short.values(), *facts]
     rows = []
     for rank, (_, row) in enumerate(shown.iterrows(), start=1):
-        cells = [str(rank), str(row["number"]), *(_origin(row) for _ in origin), text(row["value"])]
-        cells += [text(row[name]) for name in [*test, *short]]
+        cells = [str(rank), str(row["number"]), *(_origin(row) for _ in origin), *(str(row["seeds"]) for _ in seeds)]
+        cells += [*(cell(row, name) for name in ["value", *test]), *(text(row[name]) for name in short)]
         rows.append([*cells, _epochs(row), thousands(row["parameters"]), duration(row["seconds"]), text(row["seed"])])
-    return _table(sweep, headers, rows, 3 + len(origin) + len(test), words={2} if origin else set(), marked=0)
+    start = 3 + len(origin) + len(seeds) + len(test)
+    return _table(sweep, headers, rows, start, words={2} if origin else set(), marked=0)
 
 
 def ranking(sweep: Sweep, found: Front | None) -> Table:
@@ -88,16 +112,17 @@ def front(sweep: Sweep, found: Front) -> Table:
     short = short_names(sweep.searched)
     tests = [column for objective in sweep.objectives if (column := sweep.tested(objective))]
     size = [] if any(objective.metric == SIZE for objective in sweep.objectives) else ["network size"]
-    origin = _origins(found.trials)
+    origin, seeds, cell = _origins(found.trials), _seeds(sweep), _over_seeds(sweep)
     values = [objective.metric for objective in sweep.objectives]
-    headers = ["trial", *origin, *values, *tests, *short.values(), "epochs (best)", *size, "time", "seed"]
+    headers = ["trial", *origin, *seeds, *values, *tests, *short.values(), "epochs (best)", *size, "time", "seed"]
     rows = []
     for _, row in found.trials.iterrows():
-        cells = [str(row["number"]), *(_origin(row) for _ in origin)]
-        cells += [amount(objective, row[objective.column]) for objective in sweep.objectives]
-        cells += [*(text(row[name]) for name in [*tests, *short]), _epochs(row), *(thousands(row["parameters"]) for _ in size)]
+        cells = [str(row["number"]), *(_origin(row) for _ in origin), *(str(row["seeds"]) for _ in seeds)]
+        cells += [cell(row, what) for what in [*sweep.objectives, *tests]]
+        cells += [*(text(row[name]) for name in short), _epochs(row), *(thousands(row["parameters"]) for _ in size)]
         rows.append([*cells, duration(row["seconds"]), text(row["seed"])])
-    return _table(sweep, headers, rows, 1 + len(origin) + len(values) + len(tests), words={1} if origin else set())
+    start = 1 + len(origin) + len(seeds) + len(values) + len(tests)
+    return _table(sweep, headers, rows, start, words={1} if origin else set())
 
 
 def all_trials(sweep: Sweep) -> Table:
@@ -106,15 +131,18 @@ def all_trials(sweep: Sweep) -> Table:
     origin, others = _origins(sweep.trials), sweep.objectives[1:]
     at_best = best_rows(sweep.curves).reindex(sweep.trials["number"])
     metrics = [objective.metric for objective in sweep.objectives]
-    headers = ["trial", "verdict", *origin, *metrics, *short.values(), "epochs (best)", "network size", "time", "reason"]
+    outside = ["outside"] if (sweep.trials["violated"] != "").any() else []
+    facts = ["epochs (best)", "network size", "time", *outside, "reason"]
+    headers = ["trial", "verdict", *origin, *metrics, *short.values(), *facts]
     rows = []
     for _, row in sweep.trials.iterrows():
         reason = row["reason"].splitlines()[0] if row["reason"] else ""
         cells = [str(row["number"]), row["verdict"], *(_origin(row) for _ in origin), text(row["best_seen"])]
         cells += [amount(objective, at_best.at[row["number"], objective.column]) for objective in others]
         cells += [text(row[name]) for name in short]
-        rows.append([*cells, _epochs(row), thousands(row["parameters"]), duration(row["seconds"]), reason])
-    words = {1, *range(2, 2 + len(origin)), len(headers) - 1}
+        cells += [_epochs(row), thousands(row["parameters"]), duration(row["seconds"])]
+        rows.append([*cells, *(row["violated"] for _ in outside), reason])
+    words = {1, *range(2, 2 + len(origin)), len(headers) - 1, *(len(headers) - 2 for _ in outside)}
     return _table(sweep, headers, rows, 2 + len(origin) + len(metrics), words)
 
 

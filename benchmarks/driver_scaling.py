@@ -3,9 +3,10 @@
     python -m benchmarks.driver_scaling                     # a few minutes on one core
     python -m benchmarks.driver_scaling --full              # up to 10,000
     python -m benchmarks.driver_scaling --tune              # with a real Ray Tune as well
+    python -m benchmarks.driver_scaling --storage journal   # or postgresql://user@host/database, with PGPASSWORD
     python -m benchmarks.driver_scaling --help
 
-Every trial is proposed, begun, reports `--epochs` times and finishes, through the sweep's own study and ledger (SQLite and
+Every trial is proposed, begun, reports `--epochs` times and finishes, through the sweep's own study and ledger (its storage and
 the trials' files; no Ray, no training), with as many at a time as `--concurrent`. Each number of trials is a sweep of its
 own, in a process of its own. The figures are processor time, which a busy machine does not stretch.
 
@@ -26,6 +27,7 @@ from __future__ import annotations
 import argparse
 import cProfile
 import json
+import os
 import pstats
 import resource
 import subprocess
@@ -152,15 +154,14 @@ def growth(first: Counter[str], last: Counter[str]) -> list[tuple[str, tuple[flo
 
 def measure_tune(options: argparse.Namespace) -> dict[str, Any]:
     """One sweep that Ray Tune drives, with the study's searcher and scheduler and actors that do nothing, in this process."""
-    import os
-
     from sweeps import runner
 
     os.environ.update(runner._ENVIRONMENT)
     import ray
     from ray import tune
 
-    from sweeps.searcher import PAYLOAD, StudyScheduler, StudySearcher
+    from sweeps.searcher import StudyScheduler, StudySearcher
+    from sweeps.trainable import PAYLOAD
 
     class Nothing(tune.Trainable):
         def setup(self, config: dict[str, Any]) -> None:
@@ -240,6 +241,7 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="10,000 as well")
     parser.add_argument("--samplers", nargs="+", default=["random", "tpe"], help="(random tpe)")
     parser.add_argument("--epochs", type=int, default=3, help="reports of a trial (3)")
+    parser.add_argument("--storage", default="sqlite", help="sqlite, journal, or the URL of a PostgreSQL database (sqlite)")
     parser.add_argument("--concurrent", type=int, default=2, help="trials at a time (2)")
     parser.add_argument("--growth", type=float, default=1.5, help="the bound (1.5)")
     parser.add_argument("--tune", action="store_true", help="Ray Tune as well")
@@ -277,7 +279,9 @@ def child(options: argparse.Namespace, trials: int, sampler: str, driver: str, *
     own = ["--trials", str(trials), "--sampler", sampler, "--driver", driver, *more]
     passed = ["--epochs", str(options.epochs), "--concurrent", str(options.concurrent)]
     command = [sys.executable, "-m", "benchmarks.driver_scaling", *own, *passed]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+    environment = {**os.environ, "SWEEPS_STORAGE": options.storage}  # not an argument: it may hold a password
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":

@@ -45,6 +45,12 @@ def check_switches(node: Mapping[str, Any], key: str = "") -> None:
             raise ConfigError(f"{key}{'.' if key else ''}{name} is {value!r}; expected true or false")
 
 
+def check_choice(value: Any, key: str, accepted: tuple[str, ...]) -> None:
+    """Raises ConfigError for a `value` of `key` that is not among the `accepted` ones."""
+    if value not in accepted:
+        raise ConfigError(f"{key} is {value!r}; expected {' or '.join(accepted)}")
+
+
 def _hints(target: str) -> dict[str, Any]:
     """Argument → annotation of the class or function `target`; of a class that hands options on, those of its bases too."""
     try:

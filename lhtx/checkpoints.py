@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
 from lhtx.errors import CheckpointError
-from lhtx.files import replacing
+from lhtx.files import REMOVED, replacing
 
 INPUT_CONSTANTS = "input_constants"
 """The key of a datamodule's state under which the constants of a network's inputs stand."""
@@ -55,7 +55,9 @@ def require_checkpoint(path: str | Path) -> Path:
         raise CheckpointError(f"{path} is a directory, expected a checkpoint. In it: {', '.join(present) or 'none'}")
     if not path.is_file():
         present = sorted(str(file) for file in path.parent.glob("*.ckpt"))
-        raise CheckpointError(f"no checkpoint at {path}. In that directory: {', '.join(present) or 'none'}")
+        note = path.parent / REMOVED
+        why = f". {note.read_text().strip()}" if note.is_file() else ""
+        raise CheckpointError(f"no checkpoint at {path}. In that directory: {', '.join(present) or 'none'}{why}")
     return path
 
 

@@ -20,7 +20,7 @@ from lightning import LightningDataModule, LightningModule
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from lhtx.argument_types import check_switches, check_types
+from lhtx.argument_types import check_choice, check_switches, check_types
 from lhtx.config_errors import (
     call_refusal,
     check_known,
@@ -83,6 +83,8 @@ def compose(overrides: Sequence[str], config_name: str = "train") -> DictConfig:
             _check_local(overrides)
         check_switches({key: cfg[key] for key in ("train", "test")})
         check_switches(cfg.extras, "extras")
+        if config_name == "train":
+            check_choice(cfg.restore.hyperparameters, "restore.hyperparameters", ("checkpoint", "config"))
         OmegaConf.select(cfg, "paths.output_dir")  # from here on its time stands, in copies of the config too
         return cfg
     except (HydraException, TypeError) as error:  # Hydra trips with a TypeError over a group set to a list of numbers

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from lhtx.errors import ConfigError
 
+REMOVED = "removed.txt"
+"""A note beside the checkpoints of a run, by whoever has removed some of them: why."""
+
 
 @contextmanager
 def replacing(path: Path, sync: bool = False) -> Iterator[Path]:

@@ -18,7 +18,8 @@ ACROSS_STEPS = ("snr", "evidence", "noise_scale", "epoch_mean", "epoch_std", "st
 
 def tensor_norms(gradients: Sequence[Tensor]) -> Tensor:
     """The L2 norm of each of P gradient tensors, float32 of shape (P,), on their device and without waiting for it."""
-    return torch.stack(torch._foreach_norm(gradients, 2, dtype=torch.float32))
+    dtype = torch.float64 if gradients[0].dtype == torch.float64 else torch.float32  # summed up in; halves would overflow
+    return torch.stack(torch._foreach_norm(gradients, 2, dtype=dtype)).float()
 
 
 def layers(parameter_names: Sequence[str]) -> dict[str, list[int]]:

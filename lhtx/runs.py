@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from lhtx.accelerators import choose
-from lhtx.callbacks import SpawnedSteps
+from lhtx.callbacks import OwnHyperparameters, SpawnedSteps
 from lhtx.checkpoints import AtomicCheckpointIO
 from lhtx.compose import instantiate, parts_of, resolved
 from lhtx.errors import ConfigError
@@ -98,6 +98,8 @@ def build_trainer(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> Traine
     if "spawn" in str(cfg.trainer.get("strategy")):
         ordered += [QuietProcesses(cfg), SpawnedSteps()]
     ordered += [c for c in own if isinstance(c, ModelCheckpoint)]
+    if cfg.get("train") and cfg.get("ckpt_path") and cfg.restore.hyperparameters == "config":
+        ordered.insert(0, OwnHyperparameters())
     for callback in ordered:
         _spare_hooks(callback)
     # Lightning would add one of its own where there is none, and refuses any where they are switched off.
@@ -175,6 +177,10 @@ def log_hyperparameters(cfg: DictConfig, task: LightningModule, loggers: Iterabl
     """
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     described = {key: config[key] for key in ("task_name", "tags", "seed", "data", "dataset", "model", "trainer")}
+    # Where a run and its data lie describes neither, and is another place on another machine; which data it was does.
+    described["trainer"] = {key: value for key, value in config["trainer"].items() if key != "default_root_dir"}
+    if directory := config["data"].get("data_dir"):
+        described["data"] = {**config["data"], "data_dir": Path(directory).name}
     described["parameters"] = sum(parameter.numel() for parameter in task.net.parameters())
     for logger in loggers:
         _connect(cfg, logger)

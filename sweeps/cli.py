@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.text import Text
 
 from lhtx.errors import USER_ERRORS
+from sweeps import ray_dashboard
 from sweeps.errors import SweepError
 from sweeps.ledger import DEFAULT_ROOT, Ledger
+from sweeps.places import withdraw_passwords
 
 EXIT_REFUSED = 2
 
@@ -26,6 +28,11 @@ console = Console(highlight=False, markup=False)  # paths and messages hold brac
 Space = Annotated[str, typer.Argument(metavar="NAME", help="A search space: a name under search_spaces/, or a path.")]
 Sweep = Annotated[str, typer.Argument(metavar="NAME", help="A sweep: a directory under --runs.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Where sweeps live.")]
+Dashboard = Annotated[
+    bool, typer.Option("--dashboard", callback=ray_dashboard.want, help="Start Ray's own dashboard too, and say where.")
+]
+Address = Annotated[str, typer.Option(help="Of the cluster's dashboard, such as http://127.0.0.1:8265.")]
+Checkpoints = Annotated[str, typer.Option(help="Those to fetch: none, best (of the best trial) or all.")]
 
 
 @app.command()
@@ -33,11 +40,16 @@ def run(
     name: Space,
     as_name: Annotated[str | None, typer.Option("--as", help="The sweep's name, if not the space's.")] = None,
     runs: Runs = DEFAULT_ROOT,
+    dashboard: Dashboard = False,
 ) -> None:
     """Run the sweep that a search space describes."""
-    from sweeps import runner
+    from sweeps.space import load_space
+    from sweeps.warm import warm
 
-    raise typer.Exit(runner.run(name, as_name, runs, console))
+    with warm(load_space(name)):  # it takes longest: before all other imports
+        from sweeps import runner
+
+        raise typer.Exit(runner.run(name, as_name, runs, console))
 
 
 @app.command()
@@ -47,6 +59,7 @@ def resume(
         bool, typer.Option("--recorded", help="With the space as recorded, whatever was edited since.")
     ] = False,
     runs: Runs = DEFAULT_ROOT,
+    dashboard: Dashboard = False,
 ) -> None:
     """Go on with a sweep that was interrupted or killed."""
     from sweeps import runner
@@ -58,13 +71,16 @@ def resume(
 def extend(
     name: Sweep,
     trials: Annotated[str | None, typer.Option(help="+N for N more, N for N in all.")] = None,
-    hours: Annotated[str | None, typer.Option(help="The same for the hours that a run may take.")] = None,
+    hours: Annotated[str | None, typer.Option(help="The same for its budget of hours.")] = None,
+    epochs: Annotated[str | None, typer.Option(help="The same for its budget of epochs.")] = None,
+    cost: Annotated[str | None, typer.Option(help="The same for its budget of cost.")] = None,
     runs: Runs = DEFAULT_ROOT,
+    dashboard: Dashboard = False,
 ) -> None:
-    """Give a sweep more trials or hours, also after its end."""
+    """Give a sweep more trials, or more of its budget, also after its end."""
     from sweeps import more
 
-    raise typer.Exit(more.extend(name, trials, hours, runs, console))
+    raise typer.Exit(more.extend(name, trials, hours, runs, console, epochs=epochs, cost=cost))
 
 
 @app.command()
@@ -72,6 +88,7 @@ def retry(
     name: Sweep,
     only: Annotated[str | None, typer.Option(help="oom, non_finite, exploding, dead, error or lost.")] = None,
     runs: Runs = DEFAULT_ROOT,
+    dashboard: Dashboard = False,
 ) -> None:
     """Run the failed trials of a sweep again, each as a new trial."""
     from sweeps import more
@@ -85,6 +102,7 @@ def continue_trial(
     trial: Annotated[int, typer.Option(help="A trial that has ended.")],
     epochs: Annotated[str, typer.Option(help="+N for N more, N for N in all.")],
     runs: Runs = DEFAULT_ROOT,
+    dashboard: Dashboard = False,
 ) -> None:
     """Train a trial further from its last checkpoint, as a new trial."""
     from sweeps import more
@@ -116,12 +134,80 @@ def status(
 def stop(
     name: Sweep,
     wait: Annotated[bool, typer.Option(help="Wait until it has ended.")] = True,
+    address: Annotated[str | None, typer.Option(help="Of the cluster on which it runs.")] = None,
     runs: Runs = DEFAULT_ROOT,
 ) -> None:
-    """End a sweep that runs in another terminal, as Ctrl-C does there."""
+    """End a sweep that runs in another terminal, as Ctrl-C does there, or on a cluster."""
+    from sweeps.cluster import submit as submission
     from sweeps.stop import stop as stop_sweep
 
-    stop_sweep(Ledger(name, runs).require(), console, wait)
+    if address is not None:
+        submission.stop(name, address, runs, console, wait)
+    else:
+        stop_sweep(Ledger(name, runs).require(), console, wait)
+
+
+@app.command()
+def submit(
+    name: Space,
+    address: Address,
+    as_name: Annotated[str | None, typer.Option("--as", help="The sweep's name, if not the space's.")] = None,
+    wait: Annotated[bool, typer.Option(help="Follow the job, and fetch the results.")] = True,
+    cluster_runs: Annotated[str, typer.Option(help="Where sweeps live on the cluster.")] = "~/sweeps/runs",
+    checkpoints: Checkpoints = "best",
+    runs: Runs = DEFAULT_ROOT,
+) -> None:
+    """Run a sweep on a Ray cluster, or go on with it there."""
+    from sweeps.cluster import submit as submission
+
+    raise typer.Exit(submission.submit(name, as_name, address, runs, console, wait, cluster_runs, checkpoints))
+
+
+@app.command()
+def attach(name: Sweep, address: Address, checkpoints: Checkpoints = "best", runs: Runs = DEFAULT_ROOT) -> None:
+    """Follow a sweep that was submitted to a Ray cluster, and fetch its results."""
+    from sweeps.cluster import submit as submission
+
+    raise typer.Exit(submission.attach(name, address, runs, console, checkpoints))
+
+
+@app.command()
+def fetch(
+    name: Sweep,
+    address: Address,
+    cluster_runs: Annotated[str | None, typer.Option(help="Where it lives there, if not where its last job put it.")] = None,
+    checkpoints: Checkpoints = "best",
+    runs: Runs = DEFAULT_ROOT,
+) -> None:
+    """Copy a sweep from a Ray cluster into the local ledger, also while it runs."""
+    from sweeps.cluster import submit as submission
+
+    submission.fetch_results(name, address, runs, console, cluster_runs, checkpoints)
+
+
+@app.command()
+def dashboard(
+    name: Sweep,
+    port: Annotated[int | None, typer.Option(help="0 is any that is free; by default 8080, or any if that is taken.")] = None,
+    host: Annotated[str, typer.Option(help="The address to listen on: by default nobody else reaches it.")] = "127.0.0.1",
+    runs: Runs = DEFAULT_ROOT,
+) -> None:
+    """Show a sweep's study in the browser, with Optuna Dashboard."""
+    from sweeps.dashboard import show_dashboard
+
+    show_dashboard(Ledger(name, runs).require(), console, host, port)
+
+
+@app.command("render")
+def render_cluster(
+    settings: Annotated[Path, typer.Argument(help="What the cluster is.")] = Path("cluster/settings.yaml"),
+) -> None:
+    """Write the files that start a cluster beside its settings: for Ray's launcher, KubeRay and SLURM."""
+    from sweeps.cluster import render
+    from sweeps.cluster.settings import load
+
+    changed = render.write(load(settings), settings.parent)
+    console.print(f"rendered {', '.join(map(str, changed))}" if changed else "nothing has changed", soft_wrap=True)
 
 
 @app.command()
@@ -150,13 +236,37 @@ def reproduce(
 
 
 @app.command()
+def pull(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A sweep that was copied elsewhere while it ran (`results`).")],
+    url: Annotated[str, typer.Option("--from", metavar="URL", help="The directory that holds the copy.")],
+    runs: Runs = DEFAULT_ROOT,
+) -> None:
+    """Bring the copy of a sweep here, to go on with it."""
+    from sweeps.pull import pull as pull_sweep
+
+    pull_sweep(name, url, runs, console)
+
+
+@app.command()
+def push(
+    name: Sweep,
+    url: Annotated[str | None, typer.Option("--to", metavar="URL", help="Where to, if not where it is copied anyway.")] = None,
+    runs: Runs = DEFAULT_ROOT,
+) -> None:
+    """Copy a sweep elsewhere, as `results` does while it runs."""
+    from sweeps.pull import push as push_sweep
+
+    push_sweep(name, url, runs, console)
+
+
+@app.command()
 def validate(
     name: Space,
     samples: Annotated[int, typer.Option(min=1, help="How many drawn configurations to compose.")] = 20,
 ) -> None:
     """Check a search space for real: compose what it can ask for, count parameters, constraints, network sizes."""
     from sweeps.space import load_space
-    from sweeps.validation import render
+    from sweeps.validated import render
     from sweeps.validation import validate as check
 
     space = load_space(name)
@@ -179,6 +289,7 @@ def debug(
 
 def main() -> None:
     """Run the command; what a user's own input causes is one message, not a traceback."""
+    withdraw_passwords()
     try:
         app()
     except (SweepError, *USER_ERRORS) as error:

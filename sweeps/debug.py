@@ -13,9 +13,11 @@ from rich.console import Console
 
 from lhtx.errors import USER_ERRORS
 from sweeps.attributes import own_trials
+from sweeps.continuation import begin_again
 from sweeps.errors import SweepError
 from sweeps.ledger import Ledger, TrialFiles
 from sweeps.proposals import draw
+from sweeps.quota import require_start
 from sweeps.runner import network_size
 from sweeps.space import load_space
 
@@ -43,12 +45,17 @@ def debug(name: str, trial: int | None, extra: list[str], root: Path, console: C
     if trial is None:
         chosen, label = draw(load_space(name), 0, network_size), Path(name).stem
     else:
-        chosen, label = list(recorded_trial(Ledger(name, root).require(), trial).user_attrs["overrides"]), f"{name}-{trial:04d}"
+        found = recorded_trial(ledger := Ledger(name, root).require(), trial)
+        require_start(ledger, found)
+        chosen, label = list(found.user_attrs["overrides"]), f"{name}-{trial:04d}"
     chosen += extra
     console.print("overrides:", *chosen, sep="\n  ", markup=False, soft_wrap=True)
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
     files = TrialFiles(DEBUG_ROOT / f"{label}_{stamp}")
     files.directory.mkdir(parents=True)
+
+    if trial is not None and begin_again(ledger.trial(trial), files):
+        console.print("it is a copy of another trial, and starts from that one's checkpoint as it did then")
 
     from sweeps.trial import Assignment, EpochReport, run_trial
 

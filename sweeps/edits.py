@@ -22,6 +22,7 @@ from sweeps.errors import SpaceError
 from sweeps.ledger import Ledger
 from sweeps.located_yaml import dump as dump_yaml
 from sweeps.located_yaml import parse
+from sweeps.outputs import shown_url
 from sweeps.space import SearchSpace, dump, load_space
 
 ALLOWED: tuple[tuple[str, ...], ...] = (
@@ -32,6 +33,8 @@ ALLOWED: tuple[tuple[str, ...], ...] = (
     ("search", "repeats"),
     ("resources",),
     ("budget",),
+    ("keep_checkpoints",),
+    ("results",),
     ("notify",),
 )
 """The sections and keys that may change while a sweep lives."""
@@ -52,11 +55,13 @@ class Edit:
         return any(self.path[: len(allowed)] == allowed for allowed in ALLOWED)
 
     def __str__(self) -> str:
-        return f"{'.'.join(self.path)}: {_shown(self.before)} → {_shown(self.after)}"
+        return f"{'.'.join(self.path)}: {self._shown(self.before)} → {self._shown(self.after)}"
 
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is _GONE else str(value)
+    def _shown(self, value: Any) -> str:
+        if value is _GONE:
+            return "nothing"
+        secret = self.path == ("notify", "webhook")
+        return f"{shown_url(value)}/…" if secret else str(value)
 
 
 def edits(before: str, after: str) -> list[Edit]:
@@ -211,7 +216,8 @@ def _today(text: str) -> str:
 
 
 def _refuse(ledger: Ledger, file: Path, changes: list[Edit]) -> None:
-    forbidden = [edit for edit in changes if not edit.allowed]
+    population = _data(ledger.space_file.read_text()).get("stopping", {}).get("scheduler") == "pbt"
+    forbidden = [edit for edit in changes if not edit.allowed or (population and edit.path == ("search", "trials"))]
     if not forbidden:
         return
     lines = "\n".join(f"  {edit}" for edit in forbidden)
@@ -235,6 +241,7 @@ def _merged(copy: str, source: str, taken: Sequence[Edit]) -> tuple[str, list[Ed
             owner.pop(edit.path[-1], None)
         else:
             owner[edit.path[-1]] = edit.after
+    space = {section: content for section, content in space.items() if content != {}}
     search, dropped = space["search"], []
     fitting = [side["search"]["sampler_options"] for side in sides if side["search"]["sampler"] == search["sampler"]]
     if all(_differ(search["sampler_options"], options) for options in fitting):

@@ -26,6 +26,10 @@ class Unreachable(StorageError):
     """The database does not answer, or lets nobody in."""
 
 
+class MirrorError(SweepError):
+    """Where a sweep's results are copied to cannot be reached or written, or holds another sweep."""
+
+
 class ResourceError(SweepError):
     """A trial asks for more than the machine or the cluster has."""
 

@@ -28,7 +28,8 @@ SAME_BREAKS = 6
 """The same for trials that broke (not finite, dead): single settings do, whole sweeps rarely."""
 
 _OUT_OF_MEMORY = re.compile(
-    r"OutOfMemoryError|\bMemoryError\b|out of memory|can(no|')t allocate memory|STATUS_ALLOC_FAILED|that it was allotted", re.IGNORECASE
+    r"OutOfMemoryError|\bMemoryError\b|out of memory|can(no|')t allocate memory|STATUS_ALLOC_FAILED|that it was allotted",
+    re.IGNORECASE,
 )
 _LOST = re.compile(r"killed by SIG|its process was lost|left with exit status")
 _BROKEN: tuple[tuple[str, Failure], ...] = (("not finite", "non_finite"), ("exploding", "exploding"), ("dead", "dead"))

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from optuna.trial import FrozenTrial
 
-from sweeps import memory
+from sweeps import memory, population, repeats
 from sweeps.attributes import FollowUp
 from sweeps.schema import SearchSpace
 from sweeps.stopping import Verdict
@@ -18,6 +18,10 @@ from sweeps.stopping import Verdict
 
 class Rule(Protocol):
     """By which trials follow from others."""
+
+    def possible(self, space: SearchSpace) -> bool:
+        """Whether anything can become due in a sweep of this space, so that the end of a running trial is to be waited for."""
+        ...
 
     def concerns(self, space: SearchSpace, verdict: Verdict) -> bool:
         """Whether anything can become due when a trial ends so."""
@@ -28,7 +32,12 @@ class Rule(Protocol):
         ...
 
 
-RULES: tuple[Rule, ...] = (memory,)
+RULES: tuple[Rule, ...] = (memory, repeats, population)
+
+
+def possible(space: SearchSpace) -> bool:
+    """Whether anything can become due at all."""
+    return any(rule.possible(space) for rule in RULES)
 
 
 def concern(space: SearchSpace, verdict: Verdict) -> bool:

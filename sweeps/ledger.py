@@ -11,8 +11,8 @@ import io
 import json
 import re
 import shlex
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
@@ -23,23 +23,37 @@ from lhtx.files import write_atomically
 from sweeps import located_yaml
 from sweeps.attributes import CONTINUES as CONTINUES  # what reads ledgers needs of sweeps is all here
 from sweeps.attributes import EPOCHS as EPOCHS
+from sweeps.attributes import EXPLOITS as EXPLOITS
 from sweeps.attributes import FROM as FROM
 from sweeps.attributes import REPEATS as REPEATS
+from sweeps.attributes import REPLACES as REPLACES
 from sweeps.attributes import RETRIES as RETRIES
 from sweeps.attributes import asked_again as asked_again
 from sweeps.attributes import own_trials as own_trials
 from sweeps.attributes import rejected as rejected
 from sweeps.errors import LedgerError, SpaceError
 from sweeps.lock import Holder, SweepLock
+from sweeps.outcomes import outcome as outcome
+from sweeps.places import Place
 from sweeps.recorded import recorded as recorded
+from sweeps.winners import Configuration as Configuration
+from sweeps.winners import configurations as configurations
+from sweeps.winners import deviation as deviation
+from sweeps.winners import front as front
+from sweeps.winners import mean as mean
+from sweeps.winners import order as order
+from sweeps.winners import rivals as rivals
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
 
     from sweeps.space import SearchSpace
 
 DEFAULT_ROOT = Path("runs")
 LEADING_COLUMNS = ("epoch", "seconds")
+SHADOW = "shadow "
+"""What stands before a verdict in a history that a guard in shadow mode did not act on."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +91,11 @@ class TrialFiles:
     def checkpoints(self) -> Path:
         """`best.ckpt` and `last.ckpt`."""
         return self.directory / "checkpoints"
+
+    @property
+    def start_checkpoint(self) -> Path:
+        """What a trial started from that is a copy of another one (population-based training)."""
+        return self.checkpoints / "start.ckpt"
 
     @property
     def last_checkpoint(self) -> Path:
@@ -125,9 +144,10 @@ class History:
         self.last_epoch = rows[-1]["epoch"] if rows else 0
 
     def conclude(self, verdict: str) -> None:
-        """Write the trial's verdict into its last row, if there is a row and no verdict stands there."""
+        """Write the trial's verdict into its last row, if there is a row and no verdict but a guard's in shadow mode stands
+        there."""
         rows = read_history(self.path)
-        if rows and not rows[-1]["verdict"]:
+        if rows and (not rows[-1]["verdict"] or rows[-1]["verdict"].startswith(SHADOW)):
             rows[-1]["verdict"] = verdict
             write_atomically(self.path, self._csv(rows, header=True))
 
@@ -194,11 +214,6 @@ class Ledger:
         return self.directory / "manifest.json"
 
     @property
-    def study_file(self) -> Path:
-        """The Optuna study: the truth about every trial."""
-        return self.directory / "study.db"
-
-    @property
     def results_file(self) -> Path:
         """The trials as one table, written with the report."""
         return self.directory / "results.parquet"
@@ -213,6 +228,21 @@ class Ledger:
         return self.directory / "export"
 
     @property
+    def clock_file(self) -> Path:
+        """How long the run that is under way, or was killed, has taken."""
+        return self.directory / ".clock"
+
+    @property
+    def mirrored_file(self) -> Path:
+        """Where the sweep is copied to, and what of it has been (`mirror.py`)."""
+        return self.directory / ".mirrored.json"
+
+    @property
+    def hparams_directory(self) -> Path:
+        """What tells TensorBoard of the sweep as a whole (`hparams.py`)."""
+        return self.directory / "tensorboard"
+
+    @property
     def scratch_directory(self) -> Path:
         """What Tune writes for itself while a driver runs."""
         return self.directory / ".tune"
@@ -221,9 +251,27 @@ class Ledger:
     def trials_directory(self) -> Path:
         return self.directory / "trials"
 
+    @property
+    def orphans_directory(self) -> Path:
+        """Directories of trials of which the study knows nothing (`older_study.py`)."""
+        return self.directory / "orphans"
+
+    @property
+    def fetched_file(self) -> Path:
+        """In a copy from a cluster: where it is from, and whether it ran there then (`cluster/fetch.py`)."""
+        return self.directory / ".fetched"
+
     def trial(self, number: int) -> TrialFiles:
         """The files of trial `number` (Optuna's number)."""
         return TrialFiles(self.trials_directory / f"{number:04d}")
+
+    def checkpoint_files(self) -> dict[Path, int]:
+        """Every trial's checkpoints that there are, and their sizes in bytes."""
+        found = {}
+        for path in sorted(self.trials_directory.glob("[0-9]*/checkpoints/[!.]*.ckpt")):
+            with suppress(FileNotFoundError):  # a driver has removed it just now
+                found[path] = path.stat().st_size
+        return found
 
     def command(self, target: str) -> str:
         """What a person types to do `target` with this sweep.
@@ -259,39 +307,48 @@ class Ledger:
             raise LedgerError(f"There is no sweep {self.name!r} in {self.root}/. {known}")
         return self
 
+    @property
+    def place(self) -> Place:
+        """Where the study lives: in `study.db` for sweeps from before there was a choice."""
+        said = self.manifest().get("storage", "sqlite")
+        try:
+            return Place.parse(said)
+        except (ValueError, TypeError) as error:
+            raise LedgerError(f"{self.manifest_file}: storage: {error}.") from error
+
+    @property
+    def study_name(self) -> str:
+        """The study's name where it lives: several sweeps may share a database."""
+        return self.manifest().get("study", self.name)
+
+    @property
+    def study_place(self) -> str:
+        """The study's file or database, for messages."""
+        return self.place.within(self.directory)
+
     @cached_property
-    def storage(self) -> optuna.storages.RDBStorage:
-        """The study's storage.
+    def storage(self) -> optuna.storages.BaseStorage:
+        """The study's storage; its errors are `StorageError`s.
 
         Raises:
-            LedgerError: `study.db` is missing or is no database.
+            LedgerError: it is missing or damaged, or cannot be reached.
         """
-        import optuna
-        from sqlalchemy.exc import DatabaseError
+        from sweeps.storage import open_storage
 
-        try:
-            return optuna.storages.RDBStorage(f"sqlite:///{self.study_file}", engine_kwargs={"connect_args": {"timeout": 60}})
-        except DatabaseError as error:
-            raise LedgerError(
-                f"{self.study_file} cannot be opened as an SQLite database ({error.orig}). Every sweep's truth is in that "
-                "file: restore it from a copy, or start the sweep again under another name."
-            ) from error
+        return open_storage(self.place, self.directory)
 
     def study(self) -> optuna.Study:
         """The Optuna study of an existing sweep.
 
         Raises:
-            LedgerError: the sweep, its `study.db` or the study in it is missing or damaged.
+            LedgerError: the sweep, its study or where that lives is missing or damaged, or cannot be reached.
         """
         import optuna
 
-        self.require()
-        if not self.study_file.exists():
-            raise LedgerError(f"{self.study_file} is missing: without it nothing is known of the trials of {self.name!r}.")
         try:
-            return optuna.load_study(study_name=self.name, storage=self.storage)
+            return optuna.load_study(study_name=self.study_name, storage=self.storage)
         except KeyError as error:
-            raise LedgerError(f"{self.study_file} holds no study named {self.name!r}.") from error
+            raise LedgerError(f"{self.study_place} holds no study named {self.study_name!r}.") from error
 
     def manifest(self) -> dict[str, Any]:
         """The manifest of an existing sweep."""
@@ -320,6 +377,12 @@ class Ledger:
             return located_yaml.load(self.space_file).value
         except SpaceError as error:
             raise LedgerError(f"{self.space_file} cannot be read ({error}). Restore it from a copy.") from error
+
+    def budget_used(self, trials: Sequence[FrozenTrial]) -> str:
+        """What is used of each limit of the sweep's budget, in words; empty if it has none. Args: trials: its own."""
+        from sweeps.usage import account
+
+        return str(account(self, trials) or "")
 
     def lock(self) -> AbstractContextManager[None]:
         """Hold the sweep for this process (`SweepLock.hold`).

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 import platform
 import shlex
@@ -14,9 +16,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from sweeps.errors import LedgerError
 from sweeps.ledger import Ledger
 
 PROJECT = Path(__file__).resolve().parent.parent
+SHIPPED = PROJECT / ".shipped"
+"""In a copy of the code that was sent to a cluster: where the search space and what is known of the code stand."""
+SHIPPED_CODE = SHIPPED / "code.json"
 ENVIRONMENT = ("CUDA_VISIBLE_DEVICES", "LHTX_ROOT", "OMP_NUM_THREADS", "RAY_ADDRESS")
 """Variables that change what a sweep does; no other is recorded, as some hold secrets."""
 LIBRARIES = ("torch", "lightning", "hydra-core", "ray", "optuna", "torchmetrics", "numpy", "pandas")
@@ -25,18 +31,62 @@ LIBRARIES = ("torch", "lightning", "hydra-core", "ray", "optuna", "torchmetrics"
 def open_session(ledger: Ledger) -> None:
     """Add this run or resume to the manifest."""
     record = ledger.manifest()
-    ledger.write_manifest({**record, "sessions": [*record.get("sessions", []), session(command_line())]})
+    sessions = list(record.get("sessions", []))
+    if sessions and "seconds" not in sessions[-1]:  # it was killed
+        index, seconds = last_beat(ledger)
+        took = session_seconds(sessions[-1], seconds if index == len(sessions) else None)
+        sessions[-1] = {**sessions[-1], "seconds": took}
+    ledger.write_manifest({**record, "sessions": [*sessions, session(command_line())]})
 
 
-def close_session(ledger: Ledger, end: str) -> None:
+def close_session(ledger: Ledger, end: str, seconds: float) -> None:
     """Note when and how the run that was opened last has ended; one that was killed has no end.
 
-    Args: end: `complete`, or why it ended before it had all its trials (`sweeps.study.End`).
+    Args:
+        end: `complete`, or why it ended before it had all its trials (`sweeps.study.End`).
+        seconds: how long it took, by a clock that nobody sets.
     """
     record = ledger.manifest()
     *before, last = record["sessions"]
-    ended = datetime.now(UTC).isoformat(timespec="seconds")
-    ledger.write_manifest({**record, "sessions": [*before, {**last, "ended": ended, "end": end}]})
+    ended = {"ended": datetime.now(UTC).isoformat(timespec="seconds"), "end": end, "seconds": seconds}
+    ledger.write_manifest({**record, "sessions": [*before, {**last, **ended}]})
+
+
+def run_seconds(ledger: Ledger) -> tuple[int, float]:
+    """How many runs and resumes a sweep has had before the one that is under way or comes next, and their seconds together.
+
+    Those of a run that was killed are what it wrote down last. All are measured by a clock that nobody sets.
+    """
+    sessions = ledger.manifest().get("sessions", [])
+    index, seconds = last_beat(ledger)
+    return len(sessions), math.fsum(
+        session_seconds(session, seconds if number == index else None) for number, session in enumerate(sessions, start=1)
+    )
+
+
+def last_beat(ledger: Ledger) -> tuple[int, float]:
+    """Which run has written down last how long it has taken (from 1), and that; (0, 0) if none has."""
+    try:
+        noted = json.loads(ledger.clock_file.read_text())
+        return int(noted["session"]), float(noted["seconds"])
+    except FileNotFoundError:
+        return 0, 0.0
+    except (ValueError, KeyError, TypeError) as error:
+        raise LedgerError(
+            f"{ledger.clock_file} is damaged ({error}). Delete it: only how long the last run took is lost, if that was killed."
+        ) from error
+
+
+def session_seconds(session: Mapping[str, Any], beat: float | None) -> float:
+    """How long a run took. Args: beat: what it wrote down last, if that is known."""
+    if "seconds" in session:
+        return max(0.0, float(session["seconds"]))
+    if beat is not None:
+        return beat
+    if "ended" not in session:
+        return 0.0
+    began, ended = (datetime.fromisoformat(session[name]) for name in ("started", "ended"))
+    return max(0.0, (ended - began).total_seconds())  # of a sweep from before the seconds were kept
 
 
 def session_at(record: Mapping[str, Any], moment: datetime) -> Mapping[str, Any]:
@@ -98,6 +148,8 @@ def code() -> dict[str, Any]:
     """The commit, and the difference of the working tree from it; None and no difference outside a git checkout."""
     lock_file = PROJECT / "requirements.lock"
     lock = hashlib.sha256(lock_file.read_bytes()).hexdigest() if lock_file.exists() else None
+    if SHIPPED_CODE.exists():  # a copy that was sent to a cluster
+        return json.loads(SHIPPED_CODE.read_text())
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return {"commit": None, "diff": "", "untracked": [], "lock_sha256": lock}

@@ -7,6 +7,7 @@ are asked for once; `extend` by `+10` is ten more each time, so that after a kil
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from pathlib import Path
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
-from sweeps.attributes import CONTINUES, EPOCHS, RETRIES, own_trials, rejected
+from sweeps import population, quota
+from sweeps.attributes import CONTINUES, EPOCHS, REPEATS, REPLACES, RETRIES, own_trials, rejected
 from sweeps.continuation import MAX_EPOCHS, last_epoch
 from sweeps.edits import keep
 from sweeps.errors import SweepError, suggestions
@@ -28,21 +30,32 @@ CONTINUABLE = ("finished", "spent", "outranked")
 """Verdicts of trials that can be trained further; one that failed or broke can be retried."""
 
 
-def extend(name: str, trials: str | None, hours: str | None, root: Path, console: Console) -> int:
-    """Give a sweep more trials or hours (`+10`: ten more; `50`: fifty in all), also after its end; the exit status.
-
-    Hours are counted from the start of each run: more of them let the next run take longer.
+def extend(
+    name: str,
+    trials: str | None,
+    hours: str | None,
+    root: Path,
+    console: Console,
+    *,
+    epochs: str | None = None,
+    cost: str | None = None,
+) -> int:
+    """Give a sweep more trials, or more of its budget (`+10`: ten more; `50`: fifty in all), also after its end; the exit
+    status.
 
     Raises:
         SweepError: nothing, or no more than there is, was asked for; or trials of a space whose settings have all been tried.
     """
-    if trials is None and hours is None:
-        raise SweepError("extend: say by how much, with --trials +10 or --hours +1.")
+    budgets = {"hours": hours, "epochs": epochs, "cost": cost}
+    if trials is None and not any(budgets.values()):
+        raise SweepError("extend: say by how much, with --trials +10, --hours +1, --epochs +100 or --cost +5.")
     ledger = Ledger(name, root).require()
 
     def ask(space: SearchSpace) -> SearchSpace:
         said, search, budget = [], space.search, space.budget
         if trials is not None:
+            if space.stopping.scheduler == "pbt":
+                raise SweepError(f"--trials {trials}: {population.FIXED}")
             target = int(_more("--trials", trials, search.trials, int, f"the sweep {name!r} has {search.trials} trials"))
             if SweepStudy(ledger, space, network_size).exhausted:
                 raise SweepError(
@@ -51,14 +64,16 @@ def extend(name: str, trials: str | None, hours: str | None, root: Path, console
                 )
             said.append(f"{search.trials} → {target} trials")
             search = search.model_copy(update={"trials": target})
-        if hours is not None:
-            if budget.hours is None:
-                raise SweepError(
-                    f"--hours {hours}: the sweep {name!r} has no budget of hours: it runs until all trials have ended."
-                )
-            target = _more("--hours", hours, budget.hours, float, f"the sweep {name!r} has {budget.hours:g} hours")
-            said.append(f"{budget.hours:g} → {target:g} hours a run")
-            budget = budget.model_copy(update={"hours": target})
+        for limit, text in budgets.items():
+            if text is None:
+                continue
+            now = getattr(budget, limit)
+            if now is None:
+                raise SweepError(f"--{limit} {text}: the sweep {name!r} has no budget of {limit}: there is nothing to extend.")
+            number = int if limit == "epochs" else float
+            more = _more(f"--{limit}", text, now, number, f"the sweep {name!r} has a budget of {now:g} {limit}")
+            said.append(f"{now:g} → {more:g} {limit}")
+            budget = budget.model_copy(update={limit: more})
         space = replace(space, search=search, budget=budget)
         keep(ledger, space)
         console.print(f"{name}: {', '.join(said)}.")
@@ -73,6 +88,8 @@ def _more(option: str, text: str, now: float, number: Callable[[str], float], ha
         target = now + number(text) if text.startswith("+") else number(text)
     except ValueError:
         raise SweepError(f"{option} {text!r}: expected +N for N more, or N for N in all.") from None
+    if not math.isfinite(target):
+        raise SweepError(f"{option} {text!r}: expected +N for N more, or N for N in all.")
     if not target > now:
         raise SweepError(f"{option} {text}: {has} already, and only more can be asked for.")
     return target
@@ -99,7 +116,7 @@ def retry(name: str, only: str | None, root: Path, console: Console) -> int:
         study = ledger.study()
         failed = retryable(own_trials(study.get_trials(deepcopy=False)), only)
         for trial in failed:
-            study.enqueue_trial(trial.params, user_attrs={RETRIES: trial.number})
+            study.enqueue_trial(trial.params, user_attrs={RETRIES: trial.number, **_repeated(trial)})
         kinds = ", ".join(f"{trial.number} ({failure_of(trial)})" for trial in failed)
         trials = own_trials(study.get_trials(deepcopy=False))
         continuations = _failed_continuations(trials, only)
@@ -108,6 +125,8 @@ def retry(name: str, only: str | None, root: Path, console: Console) -> int:
         console.print(f"{name}: {what}.", soft_wrap=True)
         for trial in continuations:
             console.print(f"trial {trial.number} {_continuation(ledger, trial)}", soft_wrap=True)
+        if copies := [trial.number for trial in trials if REPLACES in trial.user_attrs and failure_of(trial)]:
+            console.print(f"{name}: not run again, as the population went on without them: {', '.join(map(str, copies))}.")
         sources.update(
             trial.user_attrs[RETRIES] for trial in trials if RETRIES in trial.user_attrs and not trial.state.is_finished()
         )
@@ -124,8 +143,13 @@ def retryable(trials: Sequence[FrozenTrial], only: str | None = None) -> list[Fr
     return [
         trial
         for trial in trials
-        if failure_of(trial) in kinds and trial.number not in retried and CONTINUES not in trial.user_attrs
+        if failure_of(trial) in kinds and trial.number not in retried and not {CONTINUES, REPLACES} & trial.user_attrs.keys()
     ]
+
+
+def _repeated(trial: FrozenTrial) -> dict[str, int]:
+    """What a retry has in common with `trial`: a failed repeat that is run again repeats the same trial."""
+    return {REPEATS: trial.user_attrs[REPEATS]} if REPEATS in trial.user_attrs else {}
 
 
 def _failed_continuations(trials: Sequence[FrozenTrial], only: str | None) -> list[FrozenTrial]:
@@ -170,6 +194,7 @@ def continue_trial(name: str, number: int, epochs: str, root: Path, console: Con
         study = ledger.study()
         trials = {trial.number: trial for trial in own_trials(study.get_trials(deepcopy=False))}
         trial = _continuable(ledger, space, trials, number)
+        quota.require_last(ledger, number)
         done = last_epoch(ledger.trial(number))
         target = int(_more("--epochs", epochs, done, int, f"trial {number} of the sweep {name!r} has {done} epochs"))
         targets.add(target)

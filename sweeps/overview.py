@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from sweeps.attributes import KILLED, asked_again, own_trials
-from sweeps.errors import LedgerError, SpaceError, SweepError
+from sweeps.errors import LedgerError, SpaceError, SweepError, Unreachable
 from sweeps.ledger import Ledger
 from sweeps.lock import Holder
 from sweeps.manifest import local_time
+from sweeps.outcomes import outcome
+from sweeps.places import Place
 from sweeps.recorded import recorded
+from sweeps.usage import account
+from sweeps.winners import Configuration, Mode, best, configurations
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -55,8 +59,12 @@ class Overview:
     target: int
     ended: Counter[str]
     """Verdict → trials; without those that constraints rejected."""
-    best: tuple[int, float] | None
-    """(number, value) of the best COMPLETE trial; with several objectives, by the first."""
+    configurations: tuple[Configuration, ...]
+    """The COMPLETE trials, those that differ in their seeds alone together."""
+    winner: Configuration | None
+    """The best configuration (`sweeps.winners.best`); with several objectives, by the first."""
+    infeasible: int
+    """COMPLETE trials that are not within the outcome constraints."""
     running: tuple[Running, ...]
     """Trials that have not ended: of a sweep that nobody runs, those that were interrupted."""
     started: datetime | None
@@ -65,8 +73,23 @@ class Overview:
     """When the last trial began or ended (local time)."""
     ended_now: int
     """Trials that ended since `started`."""
+    budget: str
+    """What is used of each limit of the sweep's budget, in words; empty if it has none."""
+    more: str | None
+    """What a person types to go on, once a limit has been reached."""
     exhausted: bool
     """Whether all trials have ended although the target has not been reached: no setting of the space is left."""
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """The trial that stands for the winner, and its value: the mean, where it ran with several seeds."""
+        return (self.winner.number, self.winner.values[0]) if self.winner else None
+
+    def best_text(self) -> str:
+        """The winner in words."""
+        if self.winner:
+            return f"best {self.metric} {self.winner.values[0]:.4g}{self.winner.by()}: trial {self.winner.number}"
+        return "no trial is within the outcome constraints" if self.infeasible else "no trial has a value yet"
 
     @property
     def left(self) -> timedelta | None:
@@ -87,38 +110,37 @@ def overview(ledger: Ledger) -> Overview:
     Raises:
         LedgerError: there is no such sweep, or its study, manifest or search space cannot be read.
     """
-    from sqlalchemy.exc import DatabaseError
-
     study = ledger.study()
-    try:
-        everything = own_trials(study.get_trials(deepcopy=False))
-    except DatabaseError as error:
-        raise LedgerError(
-            f"{ledger.study_file} is damaged: its trials cannot be read ({error.orig}). Restore it from a copy."
-        ) from error
+    everything = own_trials(study.get_trials(deepcopy=False))
     trials = [trial for trial in everything if trial.state.name != "WAITING"]
     target = _asked_for(ledger) + asked_again(everything)
     sessions = ledger.manifest().get("sessions", [])
     ended = [trial for trial in trials if trial.state.is_finished() and _verdict(trial) != "rejected"]
     counts = Counter(_verdict(trial) for trial in ended)
-    best = _best(ended, maximize=study.directions[0].name == "MAXIMIZE")
+    found = [outcome(trial) for trial in ended if trial.state.name == "COMPLETE" and trial.values]
+    grouped = configurations(found)
+    modes: list[Mode] = ["max" if direction.name == "MAXIMIZE" else "min" for direction in study.directions]
     started = local_time(sessions[-1]["started"]) if sessions else None
     end = sessions[-1].get("end") if sessions else None
     exhausted = counts.total() < target and _exhausted(ledger, everything, end)
-    holder = ledger.holder()
+    holder, used = ledger.holder(), account(ledger, everything)
     times = [time for trial in trials for time in (trial.datetime_start, trial.datetime_complete) if time is not None]
     return Overview(
         ledger=ledger,
-        state=_state(holder, exhausted or counts.total() >= target, best, end),
+        state=_state(holder, exhausted or counts.total() >= target, bool(found), end),
         holder=holder,
         metric=str(study.user_attrs.get("metric", "the objective")),
         target=target,
         ended=counts,
-        best=best,
+        configurations=tuple(grouped),
+        winner=best(grouped, modes),
+        infeasible=sum(not each.feasible for each in found),
         running=tuple(_running(trial) for trial in trials if trial.state.name == "RUNNING" and "overrides" in trial.user_attrs),
         started=started,
         last=max(times, default=None),
         ended_now=sum(started is not None and trial.datetime_complete >= started for trial in ended),
+        budget=str(used or ""),
+        more=used.more if used else None,
         exhausted=exhausted,
     )
 
@@ -126,9 +148,17 @@ def overview(ledger: Ledger) -> Overview:
 def overviews(root: Path) -> list[tuple[str, Overview | SweepError]]:
     """Every sweep under `root` by name, the latest last; instead of one that cannot be read, what is wrong with it."""
     found: list[tuple[str, Overview | SweepError]] = []
+    silent: dict[Place, Unreachable] = {}
+    """Databases that have not answered: a second sweep does not wait for the same one."""
     for name in Ledger.names(root):
+        ledger = Ledger(name, root)
         try:
-            found.append((name, overview(Ledger(name, root))))
+            if ledger.place in silent:
+                raise silent[ledger.place]
+            found.append((name, overview(ledger)))
+        except Unreachable as error:
+            silent[ledger.place] = error
+            found.append((name, error))
         except SweepError as error:
             found.append((name, error))
     return sorted(found, key=lambda item: getattr(item[1], "last", None) or datetime.min)
@@ -147,15 +177,6 @@ def _verdict(trial: FrozenTrial) -> str:
     return trial.user_attrs.get("verdict", {}).get("verdict", default)
 
 
-def _best(ended: Iterable[FrozenTrial], maximize: bool) -> tuple[int, float] | None:
-    values = [(trial.values[0], -trial.number) for trial in ended if trial.state.name == "COMPLETE" and trial.values]
-    if not values:
-        return None
-    sign = 1 if maximize else -1
-    value, number = max(values, key=lambda pair: (sign * pair[0], pair[1]))  # of equals, the earlier
-    return -number, value
-
-
 def _exhausted(ledger: Ledger, trials: Sequence[FrozenTrial], end: str | None) -> bool:
     """Whether all of a study's trials, waiting ones too, have ended, and there is no setting that none of them had."""
     if not all(trial.state.is_finished() for trial in trials):
@@ -172,11 +193,11 @@ def _exhausted(ledger: Ledger, trials: Sequence[FrozenTrial], end: str | None) -
     return tried.exhausted
 
 
-def _state(holder: Holder | None, done: bool, best: Any, end: str | None) -> State:
+def _state(holder: Holder | None, done: bool, valued: bool, end: str | None) -> State:
     if holder is not None:
         return "running"
     if done:
-        return "complete" if best else "failed"
+        return "complete" if valued else "failed"
     return "failed" if end == "hopeless" else "interrupted"
 
 

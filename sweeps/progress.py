@@ -84,13 +84,15 @@ class Progress:
             f"{len(study.running)} running",
         )
         running = ", ".join(f"{number} (epoch {epoch})" for number, epoch in sorted(study.running.items()))
-        return Group(table, Text(f"{self._best()} · {self._speed()}"), Text(f"running: {running or 'none yet'}", style="dim"))
+        used = [Text(f"budget: {study.account}", style="dim")] if str(study.account) else []
+        lines = [Text(f"{self._best()} · {self._speed()}"), *used, Text(f"running: {running or 'none yet'}", style="dim")]
+        return Group(table, *lines)
 
     def _best(self) -> str:
-        if self._study.best is None:
-            return "no trial has finished yet"
-        number, value = self._study.best
-        return f"best {self._study.space.objective.metric} {value:.4g} (trial {number})"
+        winner, metric = self._study.found.winner, self._study.space.objective.metric
+        if winner is None:
+            return "none within the outcome constraints yet" if self._study.found.infeasible else "no trial has finished yet"
+        return f"best {metric} {winner.values[0]:.4g}{winner.by()} (trial {winner.number})"
 
     def _speed(self) -> str:
         elapsed = time.monotonic() - self._start

@@ -16,13 +16,15 @@ from rich.console import Console
 from lhtx.compose import CONFIGS, compose
 from lhtx.errors import ConfigError
 from lhtx.files import write_atomically
+from sweeps import population
 from sweeps.attributes import own_trials
 from sweeps.debug import recorded_trial
 from sweeps.errors import SweepError
 from sweeps.hydra_overrides import override, parse
 from sweeps.ledger import Ledger
 from sweeps.manifest import session_at
-from sweeps.overview import overview
+from sweeps.overview import Overview, overview
+from sweeps.quota import removed
 
 GROUP = "experiment"
 MOST_NAMED = 20
@@ -34,7 +36,8 @@ def promote(ledger: Ledger, number: int | None, name: str | None, console: Conso
     """Write a trial of a sweep as an experiment.
 
     Args:
-        number: a COMPLETE trial; None takes the best COMPLETE one (with several objectives, by the first).
+        number: a COMPLETE trial; None takes the best one within the outcome constraints (with several objectives, by the
+            first; where configurations ran with several seeds, the first seed of the one with the best mean).
         name: the experiment's; None takes the sweep's.
         configs: the directory of Hydra's groups.
 
@@ -48,7 +51,8 @@ def promote(ledger: Ledger, number: int | None, name: str | None, console: Conso
     seen = overview(ledger)
     if number is None:
         if seen.best is None:
-            raise SweepError(f"No trial of the sweep {ledger.name!r} has a value yet: name one with --trial.")
+            why = "is within its outcome constraints" if seen.infeasible else "has a value yet"
+            raise SweepError(f"No trial of the sweep {ledger.name!r} {why}: name one with --trial.")
         number = seen.best[0]
     trial = recorded_trial(ledger, number)
     if trial.state != TrialState.COMPLETE:
@@ -61,10 +65,12 @@ def promote(ledger: Ledger, number: int | None, name: str | None, console: Conso
     if file.exists() and mark not in file.read_text():
         raise SweepError(f"{file} exists and is not of this sweep: choose another name with --as.")
     chosen = trial.user_attrs["overrides"]
-    text = f"# @package _global_\n{_provenance(ledger, trial, seen.metric, mark)}{experiment(chosen)}"
+    text = f"# @package _global_\n{_provenance(seen, trial, mark)}{experiment(chosen)}"
     _check(text, chosen, configs)
     write_atomically(file, text)
     console.print(f"trial {number} of {ledger.name}: {file}", soft_wrap=True)
+    if gone := removed(ledger, number):
+        console.print(gone, soft_wrap=True)
     console.print(f"train it again: python -m lhtx.train experiment={name}", soft_wrap=True)
     return file
 
@@ -158,8 +164,9 @@ def differences(one: Any, other: Any, path: str = "") -> list[str]:
     return [] if one == other and type(one) is type(other) else [path]
 
 
-def _provenance(ledger: Ledger, trial: FrozenTrial, metric: str, mark: str) -> str:
-    code = session_at(ledger.manifest(), trial.datetime_start).get("code", {})
+def _provenance(seen: Overview, trial: FrozenTrial, mark: str) -> str:
+    metric = seen.metric
+    code = session_at(seen.ledger.manifest(), trial.datetime_start).get("code", {})
     commit = code.get("commit") or "an unknown commit"
     verdict = trial.user_attrs.get("verdict")
     ended = f"complete ({verdict['verdict']} at epoch {verdict['epoch']})" if verdict else "complete"
@@ -170,4 +177,13 @@ def _provenance(ledger: Ledger, trial: FrozenTrial, metric: str, mark: str) -> s
         f"{mark}{trial.number}: {', '.join(values)}.",
         f"# {ended}, trained {trial.datetime_start:%Y-%m-%d} at {commit}{changed}.",
     ]
+    trials = {each.number: each for each in own_trials(seen.ledger.study().get_trials(deepcopy=False))}
+    lines += [f"# {line}" for line in population.told(trials, trial.number)]
+    found = next(each for each in seen.configurations if trial.number in each.trials)
+    if found.repeated:
+        best = "Best by mean over" if found == seen.winner else "Its configuration ran with"
+        numbers, spread = ", ".join(map(str, found.trials)), f"standard deviation {found.deviations[0]:.3g}"
+        lines.append(f"# {best} {found.seeds} seeds (trials {numbers}): {metric} {found.values[0]:.6g}, {spread}.")
+    if broken := [f"{name} by {violation:.4g}" for name, violation in trial.constraints.items() if violation > 0]:
+        lines.append(f"# Breaks an outcome constraint: {', '.join(broken)}.")
     return "\n".join(lines) + "\n"

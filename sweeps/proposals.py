@@ -12,6 +12,7 @@ import optuna
 from optuna.trial import TrialState
 
 from sweeps import resources
+from sweeps.attributes import FROM
 from sweeps.errors import SpaceError
 from sweeps.samplers import make_sampler
 from sweeps.settings import Tried
@@ -35,8 +36,9 @@ class Proposer:
         """Args: study: its trials so far are to be told by `remember`."""
         self._space, self._network_size, self._study = space, network_size, study
         self._tried = Tried(space)
-        so_far = len(study.get_trials(deepcopy=False))
-        self._sampler = study.sampler = make_sampler(space, so_far)
+        trials = study.get_trials(deepcopy=False)
+        so_far = len(trials)
+        self._sampler = study.sampler = make_sampler(space, so_far, [trial for trial in trials if FROM in trial.user_attrs])
         self._rng = random.Random(space.search.seed + so_far)
         self._rejected = self._repeated = 0
         self.note: str | None = None

@@ -12,11 +12,12 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from sweeps import manifest
+from sweeps import manifest, quota
+from sweeps.continuation import begin_again
 from sweeps.debug import recorded_trial
 from sweeps.errors import SweepError
 from sweeps.hydra_overrides import key_of, parse
-from sweeps.ledger import CONTINUES, Ledger, read_history
+from sweeps.ledger import CONTINUES, Ledger, TrialFiles, read_history
 from sweeps.process import TrialProcess
 
 EXIT_SAME, EXIT_DIFFERS = 0, 1
@@ -54,7 +55,10 @@ def reproduce(ledger: Ledger, number: int, console: Console) -> int:
         console.print(f"trial {number} continued trial {trial.user_attrs[CONTINUES]}: it is trained again from its beginning")
     last = recorded[-1]["epoch"]
     console.print(f"trial {number} of {ledger.name} is trained again for {last} epochs")
-    again, error = train(trial.user_attrs["overrides"], number, last)
+    files = ledger.trial(number)
+    if (source := quota.require_start(ledger, trial)) is not None:
+        console.print(f"trial {number} is a copy of trial {source}: it starts from {files.start_checkpoint}", soft_wrap=True)
+    again, error = train(trial.user_attrs["overrides"], number, last, files)
     if error is not None:
         console.print(Text.assemble(("it failed", "red"), f" after {len(again)} of {last} epochs: {error}"), soft_wrap=True)
         return EXIT_DIFFERS
@@ -72,11 +76,15 @@ def reproduce(ledger: Ledger, number: int, console: Console) -> int:
     return EXIT_DIFFERS
 
 
-def train(overrides: Sequence[str], number: int, epochs: int) -> tuple[list[dict[str, Any]], str | None]:
-    """Run a trial for so many epochs, in a process with the threads that it was allotted: a row an epoch, and why it failed."""
+def train(overrides: Sequence[str], number: int, epochs: int, files: TrialFiles) -> tuple[list[dict[str, Any]], str | None]:
+    """Run a trial for so many epochs, in a process with the threads that it was allotted: a row an epoch, and why it failed.
+
+    Args: files: the trial's, where the start of a copy lies.
+    """
     threads = next((parse(text).value() for text in overrides if key_of(text) == "threads"), None)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as directory:
+        begin_again(files, TrialFiles(Path(directory)))
         gpu = any(key_of(text) == "trainer.accelerator" and parse(text).value() != "cpu" for text in overrides)
         process = TrialProcess(threads or manifest.cpus(), gpu)
         try:

@@ -8,24 +8,30 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import time
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-import optuna
 from rich.console import Console
 from rich.text import Text
 
-from sweeps import edits, manifest, resources
+from sweeps import edits, housekeeping, manifest, older_study, ray_dashboard, resources, warm_start, workers
+from sweeps.cluster.fetch import require_at_rest
 from sweeps.creation import create_ledger
-from sweeps.errors import LedgerError
+from sweeps.database import Patience
+from sweeps.errors import LedgerError, StorageError
 from sweeps.interruption import Interruption
 from sweeps.ledger import Ledger
+from sweeps.notify import Notification, notifying
+from sweeps.places import chosen
 from sweeps.progress import Progress
 from sweeps.space import SearchSpace, load_space
+from sweeps.storage import check, wait_for
 from sweeps.study import End, SweepStudy
+from sweeps.validated import render
+from sweeps.warm import warm
 
 EXIT_DONE, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 130
 LOST_ACTOR_RETRIES = 3
@@ -41,6 +47,9 @@ _ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Read when Ray is imported: 0 lets a Ray that is started here listen on the loopback alone, also on Linux. Without a token, as
+it is, it would run code for everybody who reaches its ports."""
 
 
 def run(space_name: str, name: str | None, root: Path, console: Console) -> int:
@@ -59,15 +68,30 @@ def run(space_name: str, name: str | None, root: Path, console: Console) -> int:
         )
     if ledger.directory.exists():
         raise LedgerError(f"{ledger.directory} exists and holds no sweep: move it away, or choose another name with AS=….")
-    _check(space, console)
-    with Interruption() as interruption, _ray() as nodes:
-        resources.concurrency(space.resources, nodes)
-        if interruption.requested:
-            console.print("interrupted before anything was written")
-            return EXIT_INTERRUPTED
-        create_ledger(ledger, space)
-        with ledger.lock():
-            return _drive(ledger, space, console, interruption)
+    sources = warm_start.sources(space, root)
+    for line in (line for source in sources for line in source.told()):
+        console.print(line, soft_wrap=True)
+    if told := check(chosen(space.storage)):
+        console.print(f"the study will be in {told}", soft_wrap=True)
+    housekeeping.check(space, ledger)
+    console.print(Text.assemble((space.name, "bold"), f": {space.description}"))
+    with Interruption() as interruption, warm(space) as server:
+        server.begin_check(space_name)
+        with _ray() as nodes:  # meanwhile
+            slots = resources.concurrency(space.resources, nodes)
+            started = workers.prestart(min(slots, space.search.trials)) if len(nodes) == 1 else []
+            import sweeps.searcher  # noqa: F401  Tune, which takes a second
+            validation = server.check(space, interruption)
+            if validation is None or interruption.requested:
+                console.print("interrupted before anything was written")
+                return EXIT_INTERRUPTED
+            console.print(render(validation))
+            console.print(f"checked in {validation.seconds:.1f} s", style="dim")
+            del started
+            with notifying(console) as notification:
+                create_ledger(ledger, space, sources)
+                with ledger.lock():
+                    return _drive(ledger, space, console, interruption, notification)
 
 
 def resume(name: str, root: Path, console: Console, recorded: bool = False) -> int:
@@ -93,49 +117,51 @@ def go_on(
     Raises:
         SpaceError: the search space was edited in a way that the sweep cannot take over.
     """
-    with Interruption() as interruption, ledger.lock():
-        return _drive(ledger, ask(edits.settle(ledger, console, recorded)), console, interruption)
+    with notifying(console) as notification, Interruption() as interruption, ledger.lock():
+        require_at_rest(ledger)
+        return _drive(ledger, ask(edits.settle(ledger, console, recorded)), console, interruption, notification)
 
 
-def _check(space: SearchSpace, console: Console) -> None:
-    """The deep validation: makes the data if need be, composes what the space can ask for, counts."""
-    from lhtx.compose import build_datamodule, compose, configure
-    from sweeps.validation import render, validate
-
-    start = time.monotonic()
-    console.print(Text.assemble((space.name, "bold"), f": {space.description}"))
-    console.print(render(validate(space)))
-    datamodule = build_datamodule(configure(compose(list(space.trial))))
-    datamodule.prepare_data()
-    datamodule.setup()  # reads every record: a damaged one is found here, not by each trial
-    console.print(f"checked in {time.monotonic() - start:.1f} s", style="dim")
-
-
-def _drive(ledger: Ledger, space: SearchSpace, console: Console, interruption: Interruption) -> int:
+def _drive(ledger: Ledger, space: SearchSpace, console: Console, interruption: Interruption, notification: Notification) -> int:
     """Run what the study still lacks; this process holds the sweep.
 
     Raises:
         LedgerError: the ledger cannot be written (any more).
     """
+    study = None
+    wait_for(ledger.storage, Patience(lambda text: console.print(text, soft_wrap=True), lambda: interruption.requested))
     try:
+        older_study.settle(ledger, space, console)
         study = SweepStudy(ledger, space, network_size)
         if study.complete:
             more = f"more: {ledger.command('extend')} TRIALS=+10"
             more = "every setting of the space has been tried" if study.exhausted else more
+            more = "a population does not grow" if space.stopping.scheduler == "pbt" else more
             console.print(f"{ledger.name}: all {study.ended.total()} trials have ended; {more}", soft_wrap=True)
             return EXIT_DONE
-        manifest.open_session(ledger)
-        start = time.monotonic()
-        end = _work(study, console, interruption)
-        manifest.close_session(ledger, "complete" if study.complete else end.value if end else "early")
-    except (OSError, optuna.exceptions.StorageInternalError) as error:
-        if isinstance(error, ConnectionError):
-            raise  # Ray's, not the disk's
+        if study.account.spent:
+            console.print(f"{ledger.name}: {_budget(study)}; nothing was started", soft_wrap=True)
+            return EXIT_DONE
+        with housekeeping.beside(study, console, notification):
+            manifest.open_session(ledger)
+            study.account.begin()
+            end = _work(study, console, interruption)
+            took = study.account.seconds
+            manifest.close_session(ledger, "complete" if study.complete else end.value if end else "early", took)
+        notification.end(*housekeeping.outcome(study, end))
+    except (OSError, StorageError) as error:
+        if study is None or isinstance(error, ConnectionError):
+            raise  # the study cannot be read; or it is Ray's, not the disk's
+        what = str(error) if isinstance(error, StorageError) else f"{ledger.directory} cannot be written: {error}."
         raise LedgerError(
-            f"{ledger.directory} cannot be written: {error}. Nothing that has ended is lost; once that is mended, "
-            f"go on with: {ledger.command('resume')}"
+            f"{what} Nothing that has ended is lost; once that is mended, go on with: {ledger.command('resume')}"
         ) from error
-    return _conclude(study, end, time.monotonic() - start, console)
+    return _conclude(study, end, took, console)
+
+
+def _budget(study: SweepStudy) -> str:
+    """That the budget is spent, and how to give more."""
+    return f"the budget is spent: {study.account}. Go on with more of it: {study.account.more}"
 
 
 def _work(study: SweepStudy, console: Console, interruption: Interruption) -> End | None:
@@ -144,13 +170,16 @@ def _work(study: SweepStudy, console: Console, interruption: Interruption) -> En
     if study.interrupted:
         console.print(f"{study.interrupted} interrupted trials go on from their last checkpoints.")
     try:
-        with _ray() as nodes:
+        with warm(space) as server, _ray() as nodes:
+            ray_dashboard.tell(console)
             concurrency = resources.concurrency(space.resources, nodes)
             console.print(
                 f"{study.target - study.ended.total()} trials to run, {min(concurrency, study.target)} at a time, "
                 f"with {resources.told(space.resources)} each"
             )
-            return End.INTERRUPTED if interruption.requested else _tune(study, space, console, concurrency, interruption)
+            if interruption.requested:
+                return End.INTERRUPTED
+            return _tune(study, space, console, concurrency, interruption, server.token)
     except KeyboardInterrupt:  # the second time
         return End.INTERRUPTED
 
@@ -164,10 +193,15 @@ def network_size(overrides: list[str]) -> int:
 
 @contextmanager
 def _ray() -> Iterator[list[resources.Node]]:
-    """A Ray that is running (this process's, the one RAY_ADDRESS names, or a new one here); yields what each node has to give."""
+    """A Ray that is running (this process's, the one RAY_ADDRESS names, or a new one here); yields what each node has."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if "RAY_ADDRESS" not in os.environ:
+        os.environ.setdefault(_LOOPBACK, "0")
     import ray
+
+    if "RAY_ADDRESS" not in os.environ:
+        os.environ.pop(_LOOPBACK)
 
     def nodes() -> list[resources.Node]:
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -175,42 +209,50 @@ def _ray() -> Iterator[list[resources.Node]]:
     if ray.is_initialized():
         yield nodes()
         return
-    if address := os.environ.get("RAY_ADDRESS"):
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=manifest.cpus(),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=128 * 2**20,  # trials pass messages, not tensors
-        )
+    terminated = signal.getsignal(signal.SIGTERM)
     try:
+        if address := os.environ.get("RAY_ADDRESS"):
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=manifest.cpus(),
+                **ray_dashboard.options(),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=128 * 2**20,  # trials pass messages, not tensors
+            )
+        signal.signal(signal.SIGTERM, terminated)  # Ray has put its own there, which would end this process in the middle
         yield nodes()
     finally:
-        ray.shutdown()
+        workers.shut_down()
 
 
-def _tune(study: SweepStudy, space: SearchSpace, console: Console, concurrency: int, interruption: Interruption) -> End | None:
-    """Let Tune run until the study has enough; why it stopped early, or None."""
+def _tune(
+    study: SweepStudy, space: SearchSpace, console: Console, concurrency: int, interruption: Interruption, server: str
+) -> End | None:
+    """Let Tune run until the study has enough; why it stopped early, or None.
+
+    Args: server: by which a node's slots find what serves them.
+    """
     from ray import tune
+    from ray.air._internal import usage
 
     from sweeps.searcher import ProgressCallback, StudyScheduler, StudySearcher, SweepStopper
-    from sweeps.trainable import TrialActor
+    from sweeps.transfer import trainable
 
+    usage.tag_callbacks = lambda callbacks: False  # to count ours, it would import MLflow and others: another second
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost worker's traceback: the trial goes on elsewhere
-    searcher = StudySearcher(study)
-    stopper = SweepStopper(study, searcher, interruption, space.budget.hours)
+    stopper = SweepStopper(study, interruption)
     scratch = study.ledger.scratch_directory.resolve()
     shutil.rmtree(scratch, ignore_errors=True)  # a killed driver's
     try:
-        with Progress(study, console, concurrency) as progress:
+        with trainable(study.ledger, space, scratch) as (actor, lost), Progress(study, console, concurrency) as progress:
             tune.run(
-                TrialActor,
+                actor,
                 name=study.ledger.name,
-                search_alg=searcher,
-                scheduler=StudyScheduler(study),
+                search_alg=StudySearcher(study, server),
+                scheduler=StudyScheduler(study, lost),
                 stop=stopper,
                 callbacks=[ProgressCallback(study, progress.update)],
                 num_samples=-1,
@@ -225,38 +267,41 @@ def _tune(study: SweepStudy, space: SearchSpace, console: Console, concurrency: 
             progress.update()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    if searcher.error is not None:
-        raise searcher.error
+    if study.error is not None:
+        raise study.error
     return stopper.end
 
 
 def _conclude(study: SweepStudy, end: End | None, seconds: float, console: Console) -> int:
     """Say how the sweep stands and what comes next; the exit status."""
-    ended, ledger, budget = study.ended, study.ledger, study.space.budget.hours
+    ended, ledger = study.ended, study.ledger
     console.print(
         f"{ledger.name}: {ended.total()} of {study.target} trials ended "
         f"({ended['finished']} finished, {ended['spent']} spent, {ended['outranked']} pruned, {ended['broken']} broken, "
         f"{ended['failed']} failed) in {timedelta(seconds=round(seconds))}",
         soft_wrap=True,
     )
+    if str(study.account) and end is not End.BUDGET:  # else it is told below
+        console.print(f"budget: {study.account}", soft_wrap=True)
     if len(study.space.objectives) > 1:
         console.print(f"Pareto front: {study.front_text}", soft_wrap=True)
-    elif study.best:
-        number, value = study.best
-        console.print(
-            f"best {study.space.objective.metric} {value:.4g}: trial {number}, {ledger.trial(number).directory}", soft_wrap=True
-        )
+    elif winner := study.found.winner:
+        best = f"best {study.space.objective.metric} {winner.values[0]:.4g}{winner.by()}: trial {winner.number}"
+        console.print(f"{best}, {ledger.trial(winner.number).directory}", soft_wrap=True)
+    if infeasible := study.found.infeasible:
+        none = "" if study.best else ": none is within them, so that there is no best"
+        console.print(f"{infeasible} of {study.found.complete_trials} complete trials break an outcome constraint{none}")
     if study.exhausted and ended.total() < study.target:
         console.print(f"every setting of the space has been tried: of {study.target} trials no more can run", soft_wrap=True)
-    if study.complete and study.best:
+    if study.complete and study.found.complete_trials:
         return EXIT_DONE
-    unfinished = len(study.running) + study.interrupted
-    go_on = f"{unfinished} unfinished trials kept their last checkpoints. Go on with: {ledger.command('resume')}"
+    kept = f"{len(study.running) + study.interrupted} unfinished trials kept their last checkpoints."
+    go_on = f"{kept} Go on with: {ledger.command('resume')}"
     if end is End.INTERRUPTED:
         console.print(f"interrupted. {go_on}", soft_wrap=True)
         return EXIT_INTERRUPTED
     if end is End.BUDGET:
-        console.print(f"the budget of {budget:g} hours is spent. {go_on}", soft_wrap=True)
+        console.print(f"{_budget(study)}. {kept}", soft_wrap=True)
         return EXIT_DONE
     if study.hopeless:
         console.print(Text.assemble(("stopped", "red"), f": the first trials all ended for one reason: {study.hopeless}"))

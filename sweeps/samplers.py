@@ -18,21 +18,27 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.distributions import Normal
 from sweeps.hydra_overrides import Scalar
-from sweeps.sampler_options import SAMPLERS
+from sweeps.sampler_options import SAMPLERS, independent
 from sweeps.schema import SearchSpace
 
+LEAST_SOURCES = 10
+"""CMA-ES starts from the best tenth of other trials."""
 
-def make_sampler(space: SearchSpace, trials_so_far: int) -> SpaceSampler:
-    """The sampler that the space names; a resumed sweep's draws differ from those that it has made already."""
+
+def make_sampler(space: SearchSpace, trials_so_far: int, sources: Sequence[FrozenTrial] = ()) -> SpaceSampler:
+    """The sampler that the space names; a resumed sweep's draws differ from those that it has made already.
+
+    Args: sources: trials of other sweeps to learn from, which the study holds, too: all samplers but CMA-ES find them there.
+    """
     seed = (space.search.seed + 7919 * trials_so_far) % 2**32
     options = SAMPLERS[space.search.sampler].model_validate(space.search.sampler_options).model_dump()
     with warnings.catch_warnings():  # options that Optuna may still change: the versions are pinned
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = _build(space, seed, options)
+        sampler = _build(space, seed, options, sources)
     return SpaceSampler(sampler, space, seed)
 
 
-def _build(space: SearchSpace, seed: int, options: dict[str, Any]) -> BaseSampler:
+def _build(space: SearchSpace, seed: int, options: dict[str, Any], sources: Sequence[FrozenTrial]) -> BaseSampler:
     silent = {"warn_independent_sampling": False}  # what is drawn independently, validation has told
     match space.search.sampler:
         case "tpe":
@@ -40,7 +46,8 @@ def _build(space: SearchSpace, seed: int, options: dict[str, Any]) -> BaseSample
         case "gp":
             return optuna.samplers.GPSampler(seed=seed, **silent, **options)
         case "cmaes":
-            return optuna.samplers.CmaEsSampler(seed=seed, **silent, **options)
+            given = {"source_trials": _numeric(space, sources)} if len(sources) >= LEAST_SOURCES else {}
+            return optuna.samplers.CmaEsSampler(seed=seed, **silent, **options, **given)
         case "qmc":  # one sequence for the whole sweep: the study remembers how far it is
             independent = optuna.samplers.RandomSampler(seed=seed)
             first = space.search.seed
@@ -49,6 +56,17 @@ def _build(space: SearchSpace, seed: int, options: dict[str, Any]) -> BaseSample
             return optuna.samplers.NSGAIISampler(seed=seed, **options)
         case _:  # random; and grid, whose trials are all planned
             return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _numeric(space: SearchSpace, sources: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """`sources` with the parameters alone that CMA-ES searches: it takes no others."""
+    skipped = independent("cmaes", space.parameters)
+    kept = []
+    for trial in sources:
+        held = {key: each for key, each in trial.distributions.items() if key not in skipped and not each.single()}
+        params = {key: trial.params[key] for key in held}
+        kept.append(optuna.trial.create_trial(values=trial.values, params=params, distributions=held))
+    return kept
 
 
 class SpaceSampler(BaseSampler):
@@ -96,7 +114,9 @@ class SpaceSampler(BaseSampler):
         self._sampler.before_trial(study, trial)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        self._sampler.after_trial(study, trial, state, values)
+        with warnings.catch_warnings():  # that CMA-ES leaves outcome constraints aside, validation has told
+            warnings.simplefilter("ignore", UserWarning)
+            self._sampler.after_trial(study, trial, state, values)
 
     def reseed_rng(self) -> None:
         self._rng.seed()

@@ -7,28 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from sweeps.distributions import Distribution
 from sweeps.hydra_overrides import Scalar, key_of, parse
 from sweeps.located_yaml import Document, KeyPath
 from sweeps.sizes import parse_size, size_text
 
+if TYPE_CHECKING:
+    from sweeps.outputs import Outputs
 
-class _Section(BaseModel):
+
+class Section(BaseModel):
+    """What is written under one key."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-class Objective(_Section):
+class Objective(Section):
     """What trials are ranked by."""
 
     metric: str = Field(min_length=1, description="a metric that every trial logs after each validation")
     mode: Literal["max", "min"] = Field(description="whether more or less of it is better")
 
 
-class OutcomeConstraint(_Section):
+class OutcomeConstraint(Section):
     """A bound on what a trial comes to, at the epoch that gives it its value."""
 
     metric: str = Field(min_length=1, description="a metric that every trial logs after each validation, or `parameters`")
@@ -44,14 +49,14 @@ class OutcomeConstraint(_Section):
         return self
 
 
-class Repeats(_Section):
+class Repeats(Section):
     """Which configurations run with several seeds."""
 
     seeds: int = Field(ge=2, description="how many in all, that of the first trial among them")
     top: int | None = Field(None, ge=1, description="so many of the best, once the search has ended; None: all that finish")
 
 
-class Search(_Section):
+class Search(Section):
     """How trials are proposed."""
 
     sampler: Literal["tpe", "random", "grid", "qmc", "gp", "cmaes", "nsgaii"] = Field("tpe", description="what proposes trials")
@@ -63,7 +68,7 @@ class Search(_Section):
     sources: list[str] = Field([], alias="from", description="other sweeps whose finished trials the sampler learns from")
 
 
-class GuardOptions(_Section):
+class GuardOptions(Section):
     """When a trial's own health ends it (docs/gradients.md)."""
 
     mode: Literal["act", "shadow", "off"] = Field("act", description="end trials, or only note what it would have done")
@@ -73,24 +78,40 @@ class GuardOptions(_Section):
     min_gain: float = Field(0.001, gt=0, description="… and the objective gained less than this in them, in its own unit")
 
 
-class Stopping(_Section):
+class Stopping(Section):
     """When trials end before their last epoch. An option that the scheduler does not take (`SCHEDULER_OPTIONS`) is None."""
 
-    scheduler: Literal["fifo", "asha", "hyperband", "median", "constant"] = Field("asha", description="how trials are compared")
+    scheduler: Literal["fifo", "asha", "hyperband", "median", "constant", "pbt"] = Field(
+        "asha", description="how trials are compared"
+    )
     grace_epochs: int | None = Field(None, ge=1, description="no trial is ranked before this epoch")
     reduction_factor: float | None = Field(None, gt=1, description="at each rung the best 1/reduction_factor go on")
     tolerance: float | None = Field(None, ge=0, description="so near to the cut a trial still goes on, in the metric's unit")
     min_trials: int | None = Field(None, ge=1, description="no trial is judged before so many others have come as far")
     cutoff_epochs: int | None = Field(None, ge=1, description="every trial is trained for so many epochs")
     top_k: int | None = Field(None, ge=1, description="so many of the best are then trained to their end")
+    interval_epochs: int | None = Field(None, ge=1, description="a generation of the population lasts for so many epochs")
+    quantile: float | None = Field(None, gt=0, le=0.5, description="the share that makes way for copies of as many of the best")
+    perturb: list[str] | None = Field(None, description="the parameters that a copy takes over changed")
+    perturb_factors: list[float] | None = Field(None, min_length=1, description="a number is multiplied by one of these")
+    resample_probability: float | None = Field(None, ge=0, le=1, description="how often a value is drawn anew instead")
     guard: GuardOptions = Field(GuardOptions(), description="the gradient guard")
+
+    @field_validator("perturb_factors")
+    @classmethod
+    def _factors(cls, factors: list[float] | None) -> list[float] | None:
+        if factors and (len(set(factors)) < len(factors) or not all(factor > 0 and factor != 1 for factor in factors)):
+            raise ValueError(f"found {factors}: different numbers above 0 are expected, and 1 among them changes nothing")
+        return factors
 
     @property
     def options(self) -> dict[str, Any]:
-        """Those of the scheduler."""
-        return {name: getattr(self, name) for name in SCHEDULER_OPTIONS[self.scheduler]}
+        """Those of the scheduler: what it ranks by."""
+        return {name: getattr(self, name) for name in SCHEDULER_OPTIONS[self.scheduler] if name not in PERTURBATION}
 
 
+PERTURBATION: dict[str, Any] = {"perturb": None, "perturb_factors": [0.8, 1.2], "resample_probability": 0.25}
+"""Those options of pbt by which a copy differs from what it is a copy of."""
 _HALVING: dict[str, Any] = {"grace_epochs": 2, "reduction_factor": 3.0, "tolerance": 0.0}
 SCHEDULER_OPTIONS: dict[str, dict[str, Any]] = {
     "fifo": {},
@@ -98,6 +119,7 @@ SCHEDULER_OPTIONS: dict[str, dict[str, Any]] = {
     "hyperband": _HALVING,
     "median": {"grace_epochs": 2, "min_trials": 5},
     "constant": {"cutoff_epochs": 1, "top_k": 3},
+    "pbt": {"interval_epochs": 2, "quantile": 0.25, **PERTURBATION},
 }
 """The options that each scheduler takes, with what it uses where a space says nothing."""
 
@@ -106,11 +128,12 @@ LEAST_MEMORY = 512 * 2**20
 """Bytes: the least that a trial can be allotted."""
 
 
-class Resources(_Section):
+class Resources(Section):
     """What one trial gets, and holds while it runs."""
 
     cpu: int = Field(1, ge=1, description="cores; a trial uses as many threads")
     gpu: float = Field(0.0, ge=0, le=1, description="the share of one GPU; a trial runs on one device")
+    trial_files: Literal["auto", "node"] = Field("auto", description="write to the sweep's directory where it is seen")
     mps: float = Field(0.0, ge=0, le=1, description="the share of the GPU of a Mac")
     memory: str | None = Field(None, description="such as 4 GiB; a trial that holds more is killed (on Linux)")
     on_oom: Literal["retry", "fail"] = Field("retry", description="a trial that ran out of memory: once more at half the batch")
@@ -134,10 +157,28 @@ class Resources(_Section):
         return None if self.memory is None else parse_size(self.memory)
 
 
-class Budget(_Section):
+class Prices(Section):
+    """What it costs to hold a whole one of each for an hour, in any currency."""
+
+    cpu: float = Field(0.0, ge=0, description="one core")
+    gpu: float = Field(0.0, ge=0, description="one GPU")
+    mps: float = Field(0.0, ge=0, description="the GPU of a Mac")
+
+
+class Budget(Section):
     """When the sweep ends although trials are left."""
 
-    hours: float | None = Field(None, gt=0, description="wall-clock hours of one run, after which it stops")
+    hours: float | None = Field(None, gt=0, description="hours that all its runs take together")
+    epochs: int | None = Field(None, ge=1, description="epochs that all its trials train together")
+    prices: Prices | None = Field(None, description="of what a trial holds, for an hour")
+    cost: float | None = Field(None, gt=0, description="of all its trials, in the currency of the prices")
+
+    @field_validator("cost")
+    @classmethod
+    def _priced(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and info.data.get("prices", True) is None:
+            raise ValueError("needs prices: {cpu: …, gpu: …, mps: …}, what one of each costs for an hour")
+        return value
 
 
 @dataclass(frozen=True)
@@ -172,6 +213,10 @@ class SearchSpace:
     stopping: Stopping
     resources: Resources
     budget: Budget
+    storage: str | None
+    """Where the study is to live (`sweeps.places`); None leaves that to the environment."""
+    outputs: Outputs
+    """What becomes of what it finds."""
     name: str = field(compare=False)
     document: Document = field(compare=False, repr=False)
 

@@ -6,11 +6,10 @@ Ray's own experiment state is disposable: none of these keeps anything that the 
 from __future__ import annotations
 
 import json
-import math
-import time
 from collections.abc import Callable
 from typing import Any
 
+import ray
 from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
@@ -18,29 +17,28 @@ from ray.tune.search import Searcher
 
 from sweeps.errors import SweepError
 from sweeps.interruption import Interruption
+from sweeps.stopping import Verdict
 from sweeps.study import End, SweepStudy
-
-PAYLOAD = "payload"
-"""The key of a Tune result under which a trial's message stands, as JSON: Tune flattens and copies what it can see into."""
+from sweeps.trainable import PAYLOAD
 
 
 class StudySearcher(Searcher):
     """Hands out what the study proposes."""
 
-    def __init__(self, study: SweepStudy) -> None:
+    def __init__(self, study: SweepStudy, server: str | None = None) -> None:
+        """Args: server: what every trial is told of the server that the slots of its node share."""
         super().__init__()
-        self._study = study
-        self.error: SweepError | None = None
+        self._study, self._server = study, server
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         try:
             proposal = self._study.propose()
-        except SweepError as error:  # Tune would bury it under a traceback of its own
-            self.error = error
+        except (SweepError, OSError) as error:  # Tune would bury it under a traceback of its own
+            self._study.error = error
             return Searcher.FINISHED
         if proposal is None and not self._study.waiting:
             return Searcher.FINISHED
-        return proposal  # None: Tune asks again
+        return proposal and {**proposal, "server": self._server}  # None: Tune asks again
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The scheduler has heard it, with the trial's number."""
@@ -55,26 +53,37 @@ class StudySearcher(Searcher):
 class StudyScheduler(FIFOScheduler):
     """Brings every result to the study, and stops a trial on its verdict. It runs before Tune does anything with a result."""
 
-    def __init__(self, study: SweepStudy) -> None:
+    def __init__(self, study: SweepStudy, lost: Callable[[int], None] = lambda number: None) -> None:
+        """Args: lost: is told of a trial whose actor is gone, before it begins elsewhere."""
         super().__init__()
-        self._study = study
+        self._study, self._lost = study, lost
+        self._leaving: dict[int, ray.ObjectRef] = {}
+        study.leaving = self._is_leaving
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         message = json.loads(result[PAYLOAD])
-        verdict = self._study.report(trial.config["number"], message)
-        return self.CONTINUE if verdict is None else self.STOP
+        verdict = self._tell(self._study.report, trial, message)
+        if verdict is not None and verdict.verdict == "waiting":
+            self._leaving[trial.config["number"]] = trial.temporary_state.ray_actor.leave.remote()
+        return self.CONTINUE if verdict is None and self._study.error is None else self.STOP
+
+    def _is_leaving(self, number: int) -> bool:
+        """Whether a suspended trial may still be writing its last checkpoint. One whose actor is lost writes no more."""
+        leaves = self._leaving.get(number)
+        return leaves is not None and not ray.wait([leaves], timeout=0)[0]
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """A trial has ended by itself, or Tune stops it: with a verdict, which the study has heard, or with the whole sweep."""
         message = json.loads(result.get(PAYLOAD, "{}"))
         if message.get("kind") == "finished":
-            self._study.finish(trial.config["number"], message)
+            self._tell(self._study.finish, trial, message)
         elif message.get("kind") == "failed":
-            self._study.fail(trial.config["number"], message)
+            self._tell(self._study.fail, trial, message)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """The actor or its node is lost. A trial whose status is ERROR by now is one that Tune starts again: it goes on."""
         number = trial.config["number"]
+        self._lost(number)
         if trial.status == Trial.ERROR:
             self._study.lost(number)
         else:
@@ -83,29 +92,45 @@ class StudyScheduler(FIFOScheduler):
             # Ray's own guard of the memory: its advice comes last, what it was stands in the type or further up.
             memory = any("OutOfMemoryError" in text for text in (type(error).__name__, *lines))
             what = "OutOfMemoryError: " if memory else ""
-            self._study.fail(number, {"error": f"its process was lost too often: {what}{lines[-1]}"})
+            self._tell(self._study.fail, trial, {"error": f"its process was lost too often: {what}{lines[-1]}"})
+
+    def _tell(self, what: Callable[[int, Any], Verdict | None], trial: Trial, message: Any) -> Verdict | None:
+        """Bring a message to the study. Once that cannot be written any more, nothing is brought to it, and the sweep ends."""
+        if self._study.error is None:
+            try:
+                return what(trial.config["number"], message)
+            except (SweepError, OSError) as error:
+                self._study.error = error
+        return None
 
 
 class SweepStopper(Stopper):
-    """Ends the whole sweep: interrupted, hopeless, out of time, or with an error of the searcher's."""
+    """Ends the whole sweep: interrupted, hopeless, its budget spent, or with an error that it cannot go on with."""
 
-    def __init__(self, study: SweepStudy, searcher: StudySearcher, interruption: Interruption, hours: float | None) -> None:
-        self._study, self._searcher, self._interruption = study, searcher, interruption
-        self._deadline = math.inf if hours is None else time.monotonic() + 3600 * hours
+    def __init__(self, study: SweepStudy, interruption: Interruption) -> None:
+        self._study, self._interruption = study, interruption
         self.end: End | None = None
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune writes its stopper down with its own state, and a study cannot be, with all that listens to it."""
+        return {}
+
     def stop_all(self) -> bool:
+        try:
+            self._study.account.beat()
+        except OSError as error:
+            self._study.error = self._study.error or error
         if self.end is None:
             if self._interruption.requested:
                 self.end = End.INTERRUPTED
-            elif self._searcher.error is not None:
+            elif self._study.error is not None:
                 self.end = End.REFUSED
             elif self._study.hopeless is not None:
                 self.end = End.HOPELESS
-            elif time.monotonic() > self._deadline:
+            elif self._study.account.spent:
                 self.end = End.BUDGET
         return self.end is not None
 

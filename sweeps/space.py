@@ -200,6 +200,8 @@ def dump(space: SearchSpace) -> str:
             "stopping": _stopping(space.stopping),
             "resources": space.resources.model_dump(),
             "budget": space.budget.model_dump(),
+            **({} if space.storage is None else {"storage": space.storage}),
+            **space.outputs.dump(),
         }
     )
 

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from sweeps import space_checks
+from sweeps import outputs, places, population_checks, space_checks
+from sweeps.budgets import unpriced
 from sweeps.constraints import compile_constraint
 from sweeps.distributions import KINDS, Choice, Distribution, parse_distribution
 from sweeps.errors import Problem, SpaceError, suggestions
@@ -44,6 +45,8 @@ KEYS = (
     "stopping",
     "resources",
     "budget",
+    "storage",
+    *outputs.KEYS,
 )
 """The top-level keys of a search space."""
 
@@ -88,10 +91,14 @@ class SpaceReader:
         if search:
             space_checks.repeats(self, search, trial)
         stopping = self.stopping()
+        population_checks.perturbed(self, stopping, parameters)
         if len(objectives) > 1:
             space_checks.several_objectives(self, len(objectives), search, stopping)
         resources = self.section(Resources, "resources")
         budget = self.section(Budget, "budget")
+        if budget and resources and (free := unpriced(budget, resources)):
+            self.problem(("budget", "cost"), free)
+        storage, found = self.storage(), outputs.Outputs.read(self)
         if self.problems or not (objectives and search and stopping and resources and budget):
             raise SpaceError(sorted(dict.fromkeys(self.problems), key=lambda problem: _order(problem.where)))
         return SearchSpace(
@@ -105,6 +112,8 @@ class SpaceReader:
             stopping=stopping,
             resources=resources,
             budget=budget,
+            storage=storage,
+            outputs=found,
             name=name,
             document=self.document,
         )
@@ -129,6 +138,13 @@ class SpaceReader:
             except ValueError as error:
                 self.problem(path, str(error))
         return tuple(held)
+
+    def storage(self) -> str | None:
+        value = self.raw.get("storage")
+        if "storage" in self.raw and not isinstance(value, str):
+            self.problem(("storage",), f"a text is expected: {', '.join(places.ACCEPTED)}")  # what is there may be a password
+            return None
+        return None if value is None else str(self.attempt(("storage",), places.Place.parse, value))
 
     # Sections
 
@@ -311,7 +327,7 @@ class SpaceReader:
         if search is None:
             return None
         self.sampler_options(search, parameters)
-        space_checks.sources(self, search, search.sampler_options)
+        space_checks.sources(self, search, parameters)
         if len(search.start_with) > search.trials:
             what = f"{len(search.start_with)} settings to start with, but trials is {search.trials}"
             self.problem(("search", "start_with"), what)

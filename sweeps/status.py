@@ -12,6 +12,7 @@ from rich.text import Text
 
 from sweeps.ledger import Ledger
 from sweeps.overview import Overview, Running, overview, overviews
+from sweeps.quota import Stock
 
 WATCH_SECONDS = 1.0
 BAR = 20
@@ -75,11 +76,7 @@ def show_status(ledger: Ledger, console: Console, watch: bool = False, pause: Ca
 
 
 def _line(seen: Overview) -> str:
-    return f"[{seen.ended.total()}/{seen.target}] {seen.ends()} · {_best(seen)}"
-
-
-def _best(seen: Overview) -> str:
-    return f"best {seen.metric} {seen.best[1]:.4g}: trial {seen.best[0]}" if seen.best else "no trial has a value yet"
+    return f"[{seen.ended.total()}/{seen.target}] {seen.ends()} · {seen.best_text()}"
 
 
 def _text(seen: Overview) -> Text:
@@ -90,15 +87,19 @@ def _text(seen: Overview) -> Text:
         f" ({seen.holder})" if seen.holder else "",
         f", {seen.ended.total()} of {seen.target} trials ended\n",
         f"  {seen.ends()}\n",
-        f"  {_best(seen)}",
+        f"  {seen.best_text()}",
         f", {seen.ledger.trial(seen.best[0]).directory}" if seen.best else "",
     )
+    if seen.budget:
+        text.append(f"\n  budget: {seen.budget}")
+    if stock := Stock.of(seen.ledger):
+        text.append(f"\n  {stock}")
     if seen.left is not None:
         text.append(f"\n  about {seen.left} left")
     for trial in seen.running:
         text.append(f"\n  {_progress(trial, 'runs' if seen.state == 'running' else 'was interrupted')}")
     if seen.state == "interrupted":
-        text.append(f"\n  go on with: {seen.ledger.command('resume')}")
+        text.append(f"\n  go on with: {seen.more or seen.ledger.command('resume')}")
     elif seen.state == "failed":
         text.append(f"\n  why: {seen.ledger.command('report')}; once it is mended: {seen.ledger.command('resume')}")
     return text

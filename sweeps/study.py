@@ -8,45 +8,26 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
-from enum import Enum
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from lhtx.files import write_atomically
-from sweeps import continuation, followups, memory, proposals
+from sweeps import continuation, followups, memory, outcomes, proposals
 from sweeps.attempts import Attempt
-from sweeps.attributes import CONTINUES, EXEMPT, KILLED, RETRIES, FollowUp, asked_again, follows, own_trials
+from sweeps.attributes import CONTINUES, EXPLOITS, KILLED, RETRIES, FollowUp, asked_again, follows, own_trials
+from sweeps.ends import STATES
+from sweeps.ends import End as End
 from sweeps.errors import LedgerError
 from sweeps.failures import alike, as_attribute, hopeless
 from sweeps.found import Found
 from sweeps.judges import Judges
-from sweeps.ledger import History, Ledger, read_history
+from sweeps.ledger import SHADOW, History, Ledger, read_history
 from sweeps.recorded import record, recorded
 from sweeps.space import SearchSpace, suggest
 from sweeps.stopping import Verdict
-
-SHADOW = "shadow "
-"""What stands before a verdict in a history that a guard in shadow mode did not act on."""
-
-_STATES = {
-    "finished": TrialState.COMPLETE,
-    "spent": TrialState.COMPLETE,
-    "outranked": TrialState.PRUNED,
-    "broken": TrialState.FAIL,
-    "failed": TrialState.FAIL,
-    "rejected": TrialState.FAIL,
-}
-
-
-class End(Enum):
-    """Why a sweep ended before it had all its trials."""
-
-    HOPELESS = "hopeless"
-    REFUSED = "refused"
-    INTERRUPTED = "interrupted"
-    BUDGET = "budget"
+from sweeps.usage import Account
 
 
 class SweepStudy:
@@ -66,18 +47,20 @@ class SweepStudy:
         self.ended: Counter[str] = Counter()
         self.running: dict[int, int] = {}
         """Trials that have been started: number → epochs done."""
-        self.epochs_now = 0
-        """Epochs reported to this driver, for the display."""
+        self.error: Exception | None = None  # what the driver cannot go on with
+        self.epochs_now = 0  # reported to this driver, for the display
         self._interrupted: deque[FrozenTrial] = deque()
         self._waiting: set[int] = set()
         """Trials that the scheduler has suspended: in no process, and not at their end."""
         self._proposed: set[int] = set()
         self._ids: dict[int, int] = {}
-        self._found = Found(space.modes)
+        self.found = Found(space.modes)
         self._attempts: dict[int, Attempt] = {}
         self._reasons: list[tuple[str, str]] = []
         self.on_end: list[Callable[[int, Verdict], None]] = []
         """Each is called after a trial's end has been written down."""
+        self.leaving: Callable[[int], bool] = lambda number: False
+        """Whether a trial that was suspended may not have left its process yet."""
         self._news: deque[tuple[int, Verdict | None]] = deque()
         self._restore()
 
@@ -98,7 +81,7 @@ class SweepStudy:
             if trial.state == TrialState.RUNNING and "overrides" not in trial.user_attrs:
                 continue
             if "overrides" in trial.user_attrs:
-                self._enter(trial)
+                self._judges.enter(trial.number, trial.user_attrs)
             self._replay(trial, verdict)
             if trial.state == TrialState.RUNNING:
                 if verdict is None:
@@ -109,12 +92,13 @@ class SweepStudy:
                 self._close(trial.number, verdict["verdict"])
             if verdict is None:
                 raise LedgerError(
-                    f"{self.ledger.study_file}: trial {trial.number} is {trial.state.name} without a verdict: "
+                    f"{self.ledger.study_place}: trial {trial.number} is {trial.state.name} without a verdict: "
                     "something else than this sweep has ended it."
                 )
             self._judges.scheduler.end(trial.number)
             self._count(trial.number, verdict["verdict"])
-        self._asked_again = asked_again(self._trials())
+        self._asked_again = asked_again(trials := self._trials())
+        self.account = Account(self.ledger, self.space.budget, self.space.resources, trials)
         self._end_overtaken()
         self._follow_up()
 
@@ -122,12 +106,9 @@ class SweepStudy:
         """All of the sweep's own trials, waiting ones too."""
         return own_trials(self.study.get_trials(deepcopy=False))
 
-    def _enter(self, trial: FrozenTrial | optuna.Trial) -> None:
-        """Let guard and scheduler know of a trial before its first report."""
-        if any(name in trial.user_attrs for name in EXEMPT):
-            self._judges.exempt(trial.number)
-        else:
-            self._judges.enter(trial.number)
+    def trial(self, number: int) -> FrozenTrial:
+        """A trial that has been proposed, as the study has it now."""
+        return self._storage.get_trial(self._ids[number])
 
     def _follow_up(self) -> list[FollowUp]:
         """Enqueue the trials that follow from those that have ended."""
@@ -157,7 +138,7 @@ class SweepStudy:
             parameters = trial.user_attrs.get("parameters", 0)
             objectives = dict(zip(self._judges.metrics, values, strict=True))
             report = self._judges.report(trial.number, epoch, max_epochs, parameters, {**metrics, **objectives})
-            self._found.note(report.number, report.values)
+            self.found.note(report.number, report.values)
             self._judges.replay(report, verdict)
 
     @property
@@ -175,7 +156,8 @@ class SweepStudy:
     def waiting(self) -> bool:
         """Whether there may be more to propose once those that run have come further: suspended trials, or those to be."""
         running = self._proposed - self._judges.scheduler.released - self._judges.exempted
-        return bool(self._waiting or (self._judges.scheduler.suspends and running))
+        follow = self._proposed and followups.possible(self.space)
+        return bool(self._waiting or follow or (self._judges.scheduler.suspends and running))
 
     @property
     def target(self) -> int:
@@ -203,7 +185,11 @@ class SweepStudy:
         if self._interrupted:
             trial = self._interrupted.popleft()
             return self._assign(trial.number, trial.user_attrs["overrides"])
-        while self.started < self.target and not self.hopeless and (trial := self._proposer.ask()):
+        while self.started < self.target and not self.hopeless:
+            if self._judges.synchronous and (awaited := continuation.awaited(self.ledger, self._trials())):
+                return self._go_back(*awaited)
+            if not (trial := self._proposer.ask()):
+                break
             self._ids[trial.number] = trial._trial_id
             parameters = suggest(self.space, trial)
             refused = self._proposer.refused(parameters, again=follows(trial))
@@ -211,7 +197,7 @@ class SweepStudy:
             if refused:
                 self._end(trial.number, refused)
                 continue
-            if CONTINUES in trial.user_attrs:
+            if {CONTINUES, EXPLOITS} & trial.user_attrs.keys():
                 if assignment := self._continue(trial):
                     return assignment
                 continue
@@ -219,12 +205,12 @@ class SweepStudy:
                 trial.set_user_attr("note", self._proposer.note)
             chosen = proposals.assemble(self.space, parameters, trial.number)
             trial.set_user_attr("overrides", chosen)
-            self._enter(trial)
+            self._judges.enter(trial.number, trial.user_attrs)
             return self._assign(trial.number, chosen)
         return self._release()
 
     def _continue(self, trial: optuna.Trial) -> dict[str, Any] | None:
-        """Start a trial that trains another further, with all that the other has been through; None if that is damaged."""
+        """Start a trial from the checkpoint of another, which it trains further or is a copy of; None if that is damaged."""
         try:
             chosen, values = continuation.begin(self.ledger, self.space, trial)
         except LedgerError as error:
@@ -232,20 +218,31 @@ class SweepStudy:
             return None
         for epoch, objectives in values.items():
             record(self._storage, trial._trial_id, epoch, objectives)
-            self._found.note(trial.number, objectives)
+            self.found.note(trial.number, objectives)
         trial.set_user_attr("overrides", chosen)
-        self._enter(trial)
+        self._judges.enter(trial.number, trial.user_attrs)
         return self._assign(trial.number, chosen)
 
     def _release(self) -> dict[str, Any] | None:
         """Let the best suspended trial go on, once all others have come as far or have ended."""
-        scheduler = self._judges.scheduler
-        if not self._waiting or not self._proposed <= scheduler.released or self.hopeless:
+        if not self._waiting or self.hopeless:
             return None
-        number = scheduler.waiting[0]
-        scheduler.release(number)
+        ready = self._judges.ready(self._proposed | self._waiting)
+        if self._end_overtaken():
+            return self.propose()  # copies that take their places come first
+        if not ready:
+            return None
+        number = ready[0]
+        self._judges.scheduler.release(number)
         self._waiting.remove(number)
         return self._assign(number, self._storage.get_trial_user_attrs(self._ids[number])["overrides"])
+
+    def _go_back(self, donor: FrozenTrial, leaving: bool) -> dict[str, Any] | None:
+        """Wait for a suspended trial's checkpoint; one that was killed before it had written that trains the epoch again."""
+        if leaving or self.leaving(donor.number) or donor.number not in self._waiting:
+            return None
+        self._waiting.remove(donor.number)
+        return self._assign(donor.number, donor.user_attrs["overrides"])
 
     def _suspend(self, number: int) -> None:
         """Trial `number` leaves its process, and keeps its last checkpoint."""
@@ -254,15 +251,16 @@ class SweepStudy:
         self.running.pop(number, None)
         self._attempts[number].again()
 
-    def _end_overtaken(self) -> None:
-        for number, verdict in list(self._judges.scheduler.overtaken()):
-            self._end(number, verdict)
+    def _end_overtaken(self) -> bool:
+        ended = [self._end(number, verdict) for number, verdict in list(self._judges.scheduler.overtaken())]
+        return bool(ended)
 
     def _assign(self, number: int, chosen: list[str]) -> dict[str, Any]:
         files = self.ledger.trial(number)
         files.directory.mkdir(parents=True, exist_ok=True)
         write_atomically(files.overrides, "\n".join(chosen) + "\n")
-        self._attempts[number] = Attempt(files)
+        attempt = self._attempts[number] = Attempt(files)
+        self.account.enter(number, self._ids[number], attempt)
         self._proposed.add(number)
         return {"number": number, "overrides": chosen, "directory": str(files.directory.resolve())}
 
@@ -284,12 +282,14 @@ class SweepStudy:
         if attempt.hear(message):
             self._storage.set_trial_user_attr(trial_id, "parameters", message["parameters"])
             self._storage.set_trial_user_attr(trial_id, "max_epochs", message["max_epochs"])
+        if message["repeated"] and epoch <= self._judges.inherited.get(number, 0):
+            return None  # what its start checkpoint holds: the epochs of another
         if missing := self._judges.missing(metrics):
             reason = f"{' and '.join(missing)} was not logged; these were: {', '.join(sorted(metrics))}"
             return self._end(number, Verdict("failed", reason, epoch))
         report = self._judges.report(number, epoch, message["max_epochs"], message["parameters"], metrics)
         record(self._storage, trial_id, epoch, report.values)
-        self._found.note(report.number, report.values)
+        self.found.note(report.number, report.values)
         self.running[number] = epoch
         self.epochs_now += 1
 
@@ -298,6 +298,7 @@ class SweepStudy:
         acted = None if suspended else verdict
         told = acted.as_text() if acted else f"{SHADOW}{shadow.as_text()}" if shadow else ""
         attempt.history.append(epoch, attempt.seconds, metrics, told)
+        self.account.note(number, attempt)
         if shadow:
             self._note_shadow(trial_id, shadow)
         if acted:
@@ -315,7 +316,7 @@ class SweepStudy:
 
     def finish(self, number: int, message: Mapping[str, Any]) -> Verdict:
         """Trial `number` ran all its epochs; `message` holds its final metrics."""
-        if number not in self._found:
+        if number not in self.found:
             return self._end(number, Verdict("failed", "it ended without a single validation"))
         metrics = {name: value for name, value in message["metrics"].items() if math.isfinite(value)}
         self._storage.set_trial_user_attr(self._ids[number], "metrics", metrics)
@@ -334,12 +335,14 @@ class SweepStudy:
 
     def _end(self, number: int, verdict: Verdict) -> Verdict:
         trial_id, attempt = self._ids[number], self._attempts.pop(number, None)
+        verdict = outcomes.bound(self.space, self._storage, trial_id, self.ledger.trial(number).history, verdict)
         if verdict.verdict != "rejected":
             self._storage.set_trial_user_attr(trial_id, "epochs", attempt.history.last_epoch if attempt else 0)
             self._storage.set_trial_user_attr(trial_id, "seconds", round(attempt.seconds, 3) if attempt else 0.0)
         self._storage.set_trial_user_attr(trial_id, "verdict", as_attribute(verdict))
         if attempt:
             attempt.history.conclude(verdict.as_text())
+            self.account.note(number, attempt)
         self._close(number, verdict.verdict)
         self.running.pop(number, None)
         self._proposed.discard(number)
@@ -361,8 +364,8 @@ class SweepStudy:
             yield self._news.popleft()
 
     def _close(self, number: int, kind: str) -> None:
-        state = _STATES[kind]
-        values = self._found[number] if state == TrialState.COMPLETE else None
+        state = STATES[kind]
+        values = self.found[number] if state == TrialState.COMPLETE else None
         self.study.tell(number, values, state=state)
 
     def _count(self, number: int, kind: str) -> None:
@@ -370,22 +373,22 @@ class SweepStudy:
             return
         self.ended[kind] += 1
         if kind in {"finished", "spent"}:
-            self._found.complete(number)
+            self.found.complete(outcomes.outcome(self.trial(number)))
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """The trial that came to the best value of the first objective, and that value."""
-        return self._found.best
+        """The trial that stands for the best configuration (`Found.winner`), and its first objective."""
+        return self.found.best
 
     @property
     def front(self) -> dict[int, tuple[float, ...]]:
         """The COMPLETE trials that no other one dominates, and their values."""
-        return self._found.front
+        return self.found.front
 
     @property
     def front_text(self) -> str:
         """The same in words."""
-        return self._found.told(self._judges.metrics)
+        return self.found.told(self._judges.metrics)
 
     @property
     def hopeless(self) -> str | None:

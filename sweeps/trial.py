@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from omegaconf import DictConfig, OmegaConf
 
 from lhtx.callbacks.logged_metrics import logged
 from lhtx.compose import compose
 from lhtx.train import train
 from sweeps.hydra_overrides import override
 from sweeps.ledger import TrialFiles
+from sweeps.relocation import Places, local, relocated
 
 ReportFunction = Callable[["EpochReport"], bool]
 
@@ -29,15 +31,20 @@ class TrialStopped(Exception):
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a trial is to run: its number in the study, its overrides, and its directory (absolute)."""
+    """What a trial is to run: its number in the study, its overrides, and its directory (absolute).
+
+    `places` says which of the driver's directories lie elsewhere on this node.
+    """
 
     number: int
     overrides: tuple[str, ...]
     directory: str
+    places: Places = ()
 
     @classmethod
     def from_message(cls, message: dict[str, Any]) -> Assignment:
-        return cls(message["number"], tuple(message["overrides"]), message["directory"])
+        places = tuple((there, here) for there, here in message.get("places", ()))
+        return cls(message["number"], tuple(message["overrides"]), message["directory"], places)
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,30 @@ class SweepReport(Checkpoint):
             raise TrialStopped
 
 
+class SweepPaths(Callback):
+    """Lets checkpoints name the sweep's directory, not that of this node's copy: wherever they are read, their callbacks find
+    the best one."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        for there, here in self._places:
+            checkpoint["callbacks"] = relocated(checkpoint["callbacks"], here, there)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        for there, here in self._places:
+            checkpoint["callbacks"] = relocated(checkpoint["callbacks"], there, here)
+
+
+def place_data(cfg: DictConfig, places: Places) -> DictConfig:
+    """`cfg`, reading its data where this node has it."""
+    for key in ("data.data_dir", "paths.data_dir"):  # in this order: the first may be said in terms of the second
+        if isinstance(path := OmegaConf.select(cfg, key), str):
+            OmegaConf.update(cfg, key, local(path, places))
+    return cfg
+
+
 def preload() -> None:
     """Import what nearly every trial imports late, and let Hydra read its configs once: a forked trial finds both done."""
     import torch.utils.tensorboard  # noqa: F401
@@ -138,4 +169,5 @@ def run_trial(assignment: Assignment, report: ReportFunction) -> dict[str, float
     print(f"trial {assignment.number} {f'goes on from {files.last_checkpoint}' if continues else 'begins'}", flush=True)
     if continues:
         overrides.append(override("ckpt_path", str(files.last_checkpoint)))
-    return train(compose(overrides), callbacks=[SweepReport(report)])
+    callbacks = [SweepReport(report), *([SweepPaths(assignment.places)] if assignment.places else [])]
+    return train(place_data(compose(overrides), assignment.places), callbacks=callbacks)

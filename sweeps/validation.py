@@ -10,18 +10,14 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from lhtx.compose import BETTER, describe
 from lhtx.errors import ConfigError, DatasetError
-from sweeps import resources
+from sweeps import population_checks, resources
 from sweeps.constraints import SIZE, compile_constraint
 from sweeps.errors import Problem, SpaceError, suggestions
 from sweeps.hydra_overrides import Scalar, key_of
@@ -30,6 +26,7 @@ from sweeps.sampler_options import independent
 from sweeps.schema import Objective, SearchSpace
 from sweeps.settings import count
 from sweeps.space import complete_start, overrides, sample, violated
+from sweeps.validated import Sizes, Validation
 
 if TYPE_CHECKING:
     from lhtx.compose import Description
@@ -38,34 +35,6 @@ DRAWS = 1000
 """How many settings are drawn to estimate the share that constraints reject: its standard error is at most 1.6 %."""
 DRAWS_TO_COMPOSE = 50
 """The same if a constraint asks for the network's size, which takes composing it: at most 7 %."""
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Parameter counts of one architecture over the composed settings that the constraints accept."""
-
-    minimum: int
-    median: int
-    maximum: int
-
-
-@dataclass(frozen=True)
-class Validation:
-    """What a sound search space would run."""
-
-    parameters: int
-    conditional: int
-    """How many of the parameters have a condition."""
-    constraints: int
-    rejected: float
-    """Estimated share of draws that the constraints reject."""
-    sizes: Mapping[str, Sizes]
-    """By the network's class."""
-    composed: int
-    """How many configs were composed."""
-    seconds: float
-    notes: tuple[str, ...] = ()
-    """What a reader of the space should know before running it."""
 
 
 def validate(space: SearchSpace, samples: int = 20) -> Validation:
@@ -121,6 +90,11 @@ class _Validator:
         sampler = self.space.search.sampler
         for key, why in independent(sampler, self.space.parameters).items():
             yield f"{sampler} draws {key} at random, by itself: it {why}"
+        blind = sampler in {"random", "qmc", "grid"}
+        if self.space.search.sources and blind:
+            yield f"{sampler} does not learn: the trials of other sweeps (search.from) change nothing"
+        if self.space.outcome_constraints and (blind or sampler == "cmaes"):
+            yield f"{sampler} leaves outcome constraints aside: only what is best is looked for within them"
         settings = count(self.space.parameters)
         if settings is not None and settings < self.space.search.trials:
             wanted = self.space.search.trials
@@ -162,6 +136,9 @@ class _Validator:
             elif first > max_epochs:
                 what = f"times reduction_factor is {first:g}, and a trial ends after {max_epochs} epochs (trainer.max_epochs)"
                 self.problem(("stopping", needed), f"{what}: hyperband would never stop one")
+        elif name == "pbt" and 0 <= max_epochs < 2 * (stopping.interval_epochs or 1):
+            what = f"is {stopping.interval_epochs}, and a trial ends after {max_epochs} epochs (trainer.max_epochs)"
+            self.problem(("stopping", "interval_epochs"), f"{what}: pbt needs a whole interval more to train a copy")
         elif needed and 0 <= max_epochs <= getattr(stopping, needed):
             what = f"is {getattr(stopping, needed)}, and a trial ends after {max_epochs} epochs (trainer.max_epochs)"
             self.problem(("stopping", needed), f"{what}: {name} would never stop one")
@@ -179,8 +156,15 @@ class _Validator:
             for needed in self.activations(key):
                 if needed and not self.composes(overrides(self.space, needed)):
                     continue  # reported for the parameter that the condition names
-                for value in parameter.distribution.ends():
-                    self.attempt({**needed, key: value}, ("space", key))
+                found = {value: self.attempt({**needed, key: value}, ("space", key)) for value in parameter.distribution.ends()}
+                self.perturbed(key, {value: each for value, each in found.items() if each})
+
+    def perturbed(self, key: str, ends: Mapping[Scalar, Description]) -> None:
+        """What a copy takes over changed leaves all that a checkpoint holds as it is."""
+        wanted = self.space.stopping.perturb or []
+        if key in wanted and ends:
+            for what in population_checks.changed(key, ends):
+                self.problem(("stopping", "perturb", wanted.index(key)), what)
 
     def activations(self, key: str) -> list[dict[str, Scalar]]:
         """Settings of other parameters that make `key` active: one for each value of its first condition."""
@@ -210,16 +194,22 @@ class _Validator:
         for index, objective in enumerate(self.space.objectives):
             place: KeyPath = ("objective", index) if several else ("objective",)
             self.objective(objective, place, [*rankable, SIZE] if several and index else rankable)
+        for index, constraint in enumerate(self.space.outcome_constraints):
+            self.logged(constraint.metric, ("outcome_constraints", index, "metric"), [*rankable, SIZE])
         return description
 
     def objective(self, objective: Objective, place: KeyPath, rankable: list[str]) -> None:
         """An objective is among the metrics that a trial logs, and its mode is not the wrong one for it."""
         metric = objective.metric
-        if metric not in rankable:
-            self.problem((*place, "metric"), f"no trial logs {metric!r} after an epoch. {suggestions(metric, rankable)}")
+        self.logged(metric, (*place, "metric"), rankable)
         better = next((mode for mode, names in BETTER.items() if names.search(metric)), None)
         if better and better != objective.mode:
             self.problem((*place, "mode"), f"found {objective.mode!r}, but the best {metric} is its {better}")
+
+    def logged(self, metric: str, place: KeyPath, rankable: list[str]) -> None:
+        """A metric is among those that a trial logs after each epoch."""
+        if metric not in rankable:
+            self.problem(place, f"no trial logs {metric!r} after an epoch. {suggestions(metric, rankable)}")
 
     def drawn(self, samples: int) -> dict[str, list[int]]:
         """Compose random settings; the network sizes of those that the constraints accept, by architecture."""
@@ -289,17 +279,3 @@ def blamed(chosen: Sequence[str], message: str) -> int | None:
         if len(found) == 1:
             return found[0]
     return None
-
-
-def render(validation: Validation) -> RenderableType:
-    """The validation for a terminal."""
-    conditional = f" ({validation.conditional} conditional)" if validation.conditional else ""
-    lines = [f"{validation.parameters} parameters{conditional}, {validation.composed} configs composed: all sound"]
-    if validation.constraints:
-        lines.append(f"{validation.constraints} constraints reject {validation.rejected:.0%} of draws")
-    table = Table("network", "smallest", "median", "largest")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for name, sizes in validation.sizes.items():
-        table.add_row(name, f"{sizes.minimum:,}", f"{sizes.median:,}", f"{sizes.maximum:,}")
-    return Group(*lines, *(Text(f"note: {note}", style="yellow") for note in validation.notes), table)

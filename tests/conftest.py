@@ -1,6 +1,11 @@
 """Fixtures that all tests share."""
 
+import os
+import re
+import shutil
 import struct
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +13,32 @@ import pytest
 import torch
 from hypothesis import settings
 
+from benchmarks.faults.postgresql import PostgreSQL
 from lhtx.data.recipe import Recipe, generate
 
 torch.set_num_threads(1)
+for _variable in ("SWEEPS_STORAGE", "PGPASSWORD"):  # where a user has his own studies
+    os.environ.pop(_variable, None)
+LONG = (
+    "test_kills.py::test_a_kill_before_some_writes[sqlite-scheduler: (?!asha|constant)",
+    "test_schedulers.py::.*::test_drivers_that_come_and_go.*[(fifo|hyperband|median|constant)\\]",
+    "test_search_spaces.py::test_a_shipped_space_is_sound[(?!quickstart)",
+    "test_(samplers|objectives).py::.*[gp\\]",
+    "test_networks.py::test_a_network_is_one_graph[SimpleEfficientNet",
+    "test_configs.py::test_every_experiment_trains_two_batches[.*(vit|convnext|efficientnet)",
+)
+"""Tests that are slow for some of their parameters: what stands before [, and what in it, as regular expressions."""
 settings.register_profile("project", deadline=None, derandomize=True)  # a busy machine is slow, and tests are seeded
 settings.load_profile("project")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    patterns = [tuple(pattern.partition("[")[::2]) for pattern in LONG]
+    for item in items:
+        name, _, parameters = item.nodeid.partition("[")
+        if any(re.search(f"{before}$", name) and re.match(inside, parameters) for before, inside in patterns):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +90,17 @@ def image_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         coarse = labels[:, None] // 5  # any will do here; the dataset's own superclasses are no such division
         (cifar100 / f"{name}.bin").write_bytes(np.concatenate([coarse, labels[:, None], images], axis=1).tobytes())
     return directory
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL server that runs; a test that stops it starts it again."""
+    directory = Path(tempfile.mkdtemp(prefix="postgresql-"))
+    server = None
+    try:
+        server = PostgreSQL(directory)
+        yield server
+    finally:
+        if server is not None:
+            server.stop()
+        shutil.rmtree(directory)

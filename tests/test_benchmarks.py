@@ -3,7 +3,7 @@
 import os
 import sys
 from importlib import import_module
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import rich
@@ -22,6 +22,11 @@ def status(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str)
     return module.main()
 
 
+def fused_at(ratio: float) -> SimpleNamespace:
+    """What the benchmark of fused training measures."""
+    return SimpleNamespace(parameters=11_204, alone=40.0, group=80.0, ratios=[ratio])
+
+
 @pytest.mark.parametrize(
     ("name", "measures", "broken", "kept", "arguments"),
     [
@@ -30,6 +35,7 @@ def status(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str)
         ("gradient_statistics", ["measure"], (60_000, 10, 1.06, 1.0), (60_000, 10, 1.04, 1.0), []),
         ("dataloader", ["measure"], False, True, []),
         ("recipes", ["recipe", "sweep"], 0.95, 0.98, []),
+        ("fused", ["measure"], fused_at(3.0), fused_at(3.2), ["--only", "MLP 11k", "--members", "8"]),
     ],
 )
 def test_a_broken_bound_is_an_exit_status(monkeypatch, capsys, name, measures, broken, kept, arguments):

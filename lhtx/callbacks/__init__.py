@@ -4,6 +4,7 @@ from lhtx.callbacks.early_stopping import EarlyStopping
 from lhtx.callbacks.gradient_statistics import GradientStatistics
 from lhtx.callbacks.logged_metrics import LoggedMetrics
 from lhtx.callbacks.network_summary import NetworkSummary
+from lhtx.callbacks.own_hyperparameters import OwnHyperparameters
 from lhtx.callbacks.plateau_state import PlateauState
 from lhtx.callbacks.progress import TrainingProgress
 from lhtx.callbacks.random_state import RandomState
@@ -16,6 +17,7 @@ __all__ = [
     "GradientStatistics",
     "LoggedMetrics",
     "NetworkSummary",
+    "OwnHyperparameters",
     "PlateauState",
     "RandomState",
     "SpawnedSteps",

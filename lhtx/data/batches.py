@@ -83,13 +83,20 @@ class BatchOrder(Sampler[torch.Tensor]):
         batch_size: of one process.
         seed: of the shuffling; None keeps the order of `samples`.
         rank, world_size: which of how many processes this is.
+        first: the number of the order that epoch 0 takes; epoch e takes that of e + `first`.
 
     Raises:
         ConfigError: for fewer samples than processes.
     """
 
     def __init__(
-        self, samples: torch.Tensor, batch_size: int, seed: int | None = None, rank: int = 0, world_size: int = 1
+        self,
+        samples: torch.Tensor,
+        batch_size: int,
+        seed: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        first: int = 0,
     ) -> None:
         if len(samples) < world_size:
             raise ConfigError(f"a split of {len(samples)} samples is too small for {world_size} processes; use fewer devices")
@@ -98,6 +105,7 @@ class BatchOrder(Sampler[torch.Tensor]):
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.first = first
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -127,7 +135,7 @@ class BatchOrder(Sampler[torch.Tensor]):
         if self.seed is None:
             mine = self.samples.tensor_split(self.world_size)[self.rank]
         else:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.samples))
+            order = np.random.default_rng([self.seed, self.epoch + self.first]).permutation(len(self.samples))
             mine = self.samples[torch.from_numpy(order[self.rank :: self.world_size][: sum(sizes)])]
         yield from mine.split(sizes)
 

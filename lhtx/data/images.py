@@ -90,6 +90,8 @@ class ImageDataModule(LightningDataModule, ABC):
             Apple's GPU (MPS) there are none either.
         pin_memory: as the DataLoader's; helps the copy to a CUDA device.
         seed: decides the order of training samples, together with the epoch.
+        first_order: which of these orders the first epoch takes, the others following; above 0 it is that of a network which
+            joined others in their course (`lhtx.fused`).
 
     Raises `ConfigError` for a bad argument and `DatasetError` for a bad dataset.
     """
@@ -112,6 +114,7 @@ class ImageDataModule(LightningDataModule, ABC):
         num_workers: int = 0,
         pin_memory: bool = False,
         seed: int = 0,
+        first_order: int = 0,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -119,6 +122,7 @@ class ImageDataModule(LightningDataModule, ABC):
             ("num_workers", num_workers, 0),
             ("split_seed", split_seed, 0),
             ("seed", seed, 0),
+            ("first_order", first_order, 0),
         ):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"{name} is {value!r}; expected a whole number of at least {least}")
@@ -145,6 +149,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.num_workers = num_workers
         self.pin_memory = pin_memory
         self.seed = seed
+        self.first_order = first_order
         self.split: Split | None = None
         self._batches: Batches | None = None
         self._features: torch.Tensor | None = None  # auxiliary ones, not standardised
@@ -267,13 +272,17 @@ class ImageDataModule(LightningDataModule, ABC):
         return {name: column.to(device, non_blocking=overlaps) for name, column in batch.items()}
 
     def on_after_batch_transfer(self, batch: dict[str, torch.Tensor], dataloader_idx: int) -> dict[str, torch.Tensor]:
-        """Bytes to numbers, on the device: `image` becomes normalised float32, augmented while the trainer trains."""
+        """Bytes to numbers, on the device: `image` becomes normalised float32, augmented while the trainer trains.
+
+        In double precision (`trainer.precision=64-true`) it becomes float64, as the network's weights are.
+        """
         image = batch["image"]
         training = self.trainer is not None and self.trainer.training
         self._mean, self._scale = self._mean.to(image.device), self._scale.to(image.device)
         if training:
             image = self.augmentation.move(image)
-        image = image.float().sub_(self._mean).mul_(self._scale)
+        double = self.trainer is not None and self.trainer.precision == "64-true"
+        image = image.to(torch.float64 if double else torch.float32).sub_(self._mean).mul_(self._scale)
         return {**batch, "image": self.augmentation.cover(image) if training else image}
 
     def _ready(self) -> Batches:
@@ -284,7 +293,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def _loader(self, part: Any, seed: int | None = None) -> DataLoader:
         batches = self._ready()
         rank, processes = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        order = BatchOrder(torch.from_numpy(part(self.split)), self.batch_size, seed, rank, processes)
+        order = BatchOrder(torch.from_numpy(part(self.split)), self.batch_size, seed, rank, processes, self.first_order)
         single = self.trainer is not None and isinstance(self.trainer.accelerator, MPSAccelerator)
         return batch_loader(batches, order, 0 if single or not self.streams else self.num_workers, self.pin_memory)
 

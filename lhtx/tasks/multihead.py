@@ -27,6 +27,7 @@ from lhtx.tasks.optimization import (
     build_optimizer,
     build_schedule,
     check_interval,
+    remember_base,
 )
 
 NOMINAL_STEPS = 1000
@@ -169,11 +170,15 @@ class MultiheadTask(LightningModule):
         values = self.val_metrics.compute()
         if not values:
             return
+        self._log_epoch("val", self.with_best(values))
+
+    def with_best(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The metrics `values` of a validation, and the best so far, these among them."""
         for name in self._best:
             metric, better, _ = BEST[name]
             if better(values[metric], self._best[name]):  # false for a value that is not a number
                 self._best[name] = values[metric]
-        self._log_epoch("val", values | self._best)
+        return {**values, **self._best}
 
     def on_test_epoch_end(self) -> None:
         self._log_epoch("test", self.test_metrics.compute())
@@ -197,8 +202,10 @@ class MultiheadTask(LightningModule):
     def configure_optimizers(self) -> Optimizer | dict[str, Any]:
         optimizer = build_optimizer(self._optimizer, self, self._decay_vectors)
         if self._scheduler is None:
+            remember_base(optimizer)
             return optimizer
         schedule = build_schedule(self._scheduler, optimizer, self._scheduler_interval, self._schedule_steps)
+        remember_base(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def _schedule_steps(self) -> int:

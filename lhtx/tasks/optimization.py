@@ -44,6 +44,13 @@ def build_optimizer(factory: OptimizerFactory, module: nn.Module, decay_vectors:
     return optimizer
 
 
+def remember_base(optimizer: Optimizer) -> None:
+    """Note in each group of `optimizer`, so that checkpoints hold it, from which learning rate its schedule begins. (Most of
+    torch's schedules do.)"""
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+
+
 def _vectors(module: nn.Module) -> Iterable[nn.Parameter]:
     """Parameters with one dimension above size 1 at most, but for the weights of linear maps and convolutions."""
     for part in module.modules():
@@ -81,6 +88,8 @@ def build_schedule(
     """
     options = {"total_steps": total_steps()} if wants_total_steps(factory) else {}
     scheduler = factory(optimizer, **options)
+    if options:
+        scheduler.total_steps = options["total_steps"]  # a checkpoint holds what it knows of itself
     if interval != "epoch" and isinstance(scheduler, ReduceLROnPlateau):
         raise ConfigError("ReduceLROnPlateau follows val/loss, which is there once an epoch; set scheduler_interval: epoch")
     return {"scheduler": scheduler, "interval": interval, "monitor": "val/loss"}

@@ -16,6 +16,7 @@ from sweeps.stopping.fifo import Fifo
 from sweeps.stopping.guard import Guard
 from sweeps.stopping.hyperband import Hyperband
 from sweeps.stopping.median import MedianRule
+from sweeps.stopping.pbt import PopulationBasedTraining
 from sweeps.stopping.verdicts import Report, Verdict, objective_not_finite
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Hyperband",
     "MedianRule",
     "Mode",
+    "PopulationBasedTraining",
     "Report",
     "Scheduler",
     "SuccessiveHalving",
@@ -40,6 +42,7 @@ SCHEDULERS: dict[str, type[Scheduler]] = {
     "hyperband": Hyperband,
     "median": MedianRule,
     "constant": ConstantCutoff,
+    "pbt": PopulationBasedTraining,
 }
 """By the name that a search space uses."""
 

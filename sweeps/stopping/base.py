@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import ClassVar, Literal
 
 from sweeps.stopping.pareto import ranked
@@ -43,8 +43,20 @@ class Scheduler(ABC):
 
     @property
     def released(self) -> frozenset[int]:
-        """The trials that were suspended once, and go on."""
+        """The trials that were suspended once, go on, and are not suspended again."""
         return frozenset()
+
+    def ready(self, living: Collection[int]) -> Sequence[int]:
+        """The suspended trials that may go on now, the best first.
+
+        Args: living: the trials that it has a say in and that have not ended. No others are to come, but for those that follow
+            from the trials that this has `overtaken`.
+        """
+        return ()
+
+    def inherit(self, number: int, epochs: int) -> None:
+        """Trial `number` starts from another's checkpoint of epoch `epochs`; its own reports come after that."""
+        return
 
     def release(self, number: int) -> None:
         """Let the suspended trial `number` go on. It repeats its last epoch first."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from sweeps.stopping.base import Mode, Rung, Scheduler
 from sweeps.stopping.verdicts import Report, Verdict
@@ -34,6 +34,9 @@ class ConstantCutoff(Scheduler):
     @property
     def released(self) -> frozenset[int]:
         return frozenset(self._released)
+
+    def ready(self, living: Collection[int]) -> Sequence[int]:
+        return self.waiting if set(living) <= self._waiting | self._released else ()
 
     def release(self, number: int) -> None:
         self._waiting.remove(number)

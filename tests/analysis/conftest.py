@@ -62,7 +62,10 @@ class Made:
     error: str = ""
     gradients: bool = True
     origin: dict[str, int] = field(default_factory=dict)
-    """`{"retries": 3}` or `{"continues": 3}`: the epochs that it has in common with that trial are copied."""
+    """`{"retries": 3}`, `{"repeats": 3}` or `{"continues": 3}`: then the epochs that it has in common with that trial are
+    copied."""
+    violations: dict[str, float] = field(default_factory=dict)
+    """By outcome constraint: 0 or less is within."""
 
 
 Write = Callable[..., Ledger]
@@ -106,6 +109,7 @@ def frozen(made: Made, mode: str) -> optuna.trial.FrozenTrial:
         distributions={key: DISTRIBUTIONS.get(key) or CategoricalDistribution([made.params[key]]) for key in made.params},
         intermediate_values={} if several else dict(enumerate(made.values, start=1)),
         user_attrs=note(made),
+        constraints=made.violations or None,
     )
     trial.datetime_start = start
     trial.datetime_complete = start + timedelta(seconds=made.seconds + made.pause) if state.is_finished() else None
@@ -158,9 +162,12 @@ def write_sweep(
     last session ended."""
     ledger = Ledger(name, root)
     ledger.trials_directory.mkdir(parents=True)
-    shutil.copy(empty_study_file, ledger.study_file)
+    shutil.copy(empty_study_file, ledger.directory / "study.db")
     space = f"description: Which is best?\nsearch: {{trials: {target or len(trials)}}}\nstopping: {stopping}\n"
     ledger.space_file.write_text(space)
+    session = {"started": "2026-01-02T09:00:00+00:00", "command": f"python -m sweeps run {name}", "code": {"commit": "a" * 40}}
+    session |= {"end": end} if end else {}
+    ledger.write_manifest({"name": name, "seed": 1, "sessions": [session]})
     objectives = [(metric, mode), *others]
     directions = ["maximize" if one == "max" else "minimize" for _, one in objectives]
     study = optuna.create_study(study_name=name, storage=ledger.storage, directions=directions)
@@ -168,9 +175,6 @@ def write_sweep(
     study.set_user_attr("mode", mode)
     if others:
         study.set_user_attr("objectives", [{"metric": metric, "mode": mode} for metric, mode in objectives])
-    session = {"started": "2026-01-02T09:00:00+00:00", "command": f"python -m sweeps run {name}", "code": {"commit": "a" * 40}}
-    session |= {"end": end} if end else {}
-    ledger.write_manifest({"name": name, "seed": 1, "sessions": [session]})
     for number, made in enumerate(trials):
         study.add_trial(frozen(made, mode))
         write_files(ledger, number, made, metric)

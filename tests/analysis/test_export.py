@@ -18,7 +18,7 @@ def test_tables_hold_what_was_loaded(write_ledger, make_search, tmp_path, form):
     out = tmp_path / "a b"
     result = CliRunner().invoke(app, ["export", "demo", "--format", form, "--out", str(out), "--root", str(ledger.root)])
     assert result.exit_code == 0, result.output
-    assert result.output.splitlines() == [str(out / f"trials.{form}"), str(out / f"history.{form}")]
+    assert result.output.splitlines() == [str(out / f"{name}.{form}") for name in ("trials", "configurations", "history")]
     sweep = load("demo", ledger.root)
     read = pd.read_csv if form == "csv" else pd.read_parquet
     trials, history = read(out / f"trials.{form}"), read(out / f"history.{form}")
@@ -33,7 +33,7 @@ def test_tables_hold_what_was_loaded(write_ledger, make_search, tmp_path, form):
 def test_without_a_place_they_lie_in_the_sweep_s_own_directory(write_ledger, made):
     ledger = write_ledger([made((0.5,))])
     assert CliRunner().invoke(app, ["export", "demo", "--root", str(ledger.root)]).exit_code == 0
-    assert {path.name for path in ledger.export_directory.iterdir()} == {"trials.csv", "history.csv"}
+    assert {path.name for path in ledger.export_directory.iterdir()} == {"trials.csv", "configurations.csv", "history.csv"}
 
 
 def test_a_place_that_cannot_be_written_is_named(write_ledger, made, tmp_path):

@@ -174,14 +174,14 @@ def test_a_misspelt_sweep_lists_the_near_ones(write_ledger, made, tmp_path):
 
 def test_a_missing_study_is_named(write_ledger, made):
     ledger = write_ledger([made((0.5,))])
-    ledger.study_file.unlink()
+    (ledger.directory / "study.db").unlink()
     with pytest.raises(LedgerError, match=r"study\.db is missing"):
         read(ledger)
 
 
 def test_a_study_that_is_no_database_is_named(write_ledger, made):
     ledger = write_ledger([made((0.5,))])
-    ledger.study_file.write_bytes(b"this is no database at all" * 100)
+    (ledger.directory / "study.db").write_bytes(b"this is no database at all" * 100)
     with pytest.raises(LedgerError, match=r"study\.db cannot be opened as an SQLite database"):
         read(ledger)
 

@@ -43,3 +43,11 @@ def test_driver_scaling_prints_a_row_for_each_sweep():
     rows = [line.split() for line in text.splitlines() if line.startswith("study, random")]
     assert [row[2] for row in rows] == ["10", "20"]
     assert all(float(row[3]) > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_fused_training_is_measured_for_every_network():
+    text = run("benchmarks.fused", "--quick")
+    rows = [line for line in text.splitlines() if line.startswith(("MLP", "CNN"))]
+    assert [row.split()[2] for row in rows] == ["11,204", "63,930", "9,850"]
+    assert all(float(row.split()[-4]) > 0 for row in rows)

@@ -6,10 +6,12 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from benchmarks.faults.nodes import Nodes, three_nodes
 from benchmarks.recipes import STATED
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -20,6 +22,10 @@ STEPS = [
     "make sweep NAME=quickstart",
     "make resume NAME=quickstart",
     "make extend NAME=quickstart TRIALS=+10",
+    "make status NAME=quickstart",
+    "make reproduce NAME=quickstart TRIAL=0",
+    "make promote NAME=quickstart",
+    "make submit NAME=quickstart AS=far ADDRESS=…",
     "make validate NAME=quickstart",
     "make debug NAME=quickstart",
     "make report NAME=quickstart",
@@ -31,6 +37,7 @@ STEPS = [
     "python -m lhtx.train $(cat runs/quickstart/trials/0000/overrides.txt)",
     "python -m benchmarks.recipes",
     "make bench",
+    "make faults",
     "make help",
     "make test",
     "make test-slow",
@@ -54,6 +61,12 @@ def test_the_recipes_table_states_what_the_benchmark_checks():
 
 
 @pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with three_nodes() as nodes:
+        yield nodes
+
+
+@pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project with the same .venv."""
     directory = tmp_path_factory.mktemp("newcomer") / "project"
@@ -66,9 +79,13 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def runnable(step: str, copy: Path) -> str:
-    """The step as it is typed here: the newest run for `…`; tests are collected only, as this one is among them;
-    benchmarks are short."""
+def runnable(step: str, copy: Path, nodes: Nodes) -> str:
+    """The step as it is typed here: the cluster's address or the newest run for `…`; tests are collected only, as this one is
+    among them; benchmarks are short, and of the faults, which another test makes, it is one."""
+    if "ADDRESS=…" in step:
+        return f"{step.replace('…', nodes.address)} ARGS='--cluster-runs {nodes.there}'"
+    if step == "make faults":
+        return f"{step} ARGS='--only interrupted'"
     if "…" in step:
         newest = max((copy / "logs/train/runs").iterdir())
         step = step.replace("…", newest.name)
@@ -79,7 +96,7 @@ def runnable(step: str, copy: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-def test_every_step_does_what_it_says(copy):
+def test_every_step_does_what_it_says(copy, nodes):
     # Without what a make round this test would hand down: its flags and variables.
     environment = {
         name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "ARGS"}
@@ -88,7 +105,12 @@ def test_every_step_does_what_it_says(copy):
     outputs = {}
     for step in STEPS:
         done = subprocess.run(
-            ["bash", "-c", runnable(step, copy)], cwd=copy, env=environment, capture_output=True, text=True, check=False
+            ["bash", "-c", runnable(step, copy, nodes)],
+            cwd=copy,
+            env=environment if "ADDRESS" not in step else {**environment, **nodes.token},
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, f"{step}\n{done.stdout}\n{done.stderr}"
         outputs[step] = done.stdout

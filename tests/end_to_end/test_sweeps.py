@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
+from benchmarks.faults.process_tree import descendants
 from sweeps.ledger import Ledger, read_history
 
 ENDS = """
@@ -115,6 +116,7 @@ def rows_of(ledger: Ledger) -> list[list[int]]:
     return [[row["epoch"] for row in read_history(path)] for path in sorted(ledger.trials_directory.glob("*/history.csv"))]
 
 
+@pytest.mark.slow
 def test_a_driver_killed_in_mid_sweep_loses_nothing_and_repeats_nothing(start, command, write_space, tmp_path):
     space = write_space(LONG, "trainer.max_epochs=25")
     ledger = Ledger("tiny", tmp_path / "runs")
@@ -172,22 +174,6 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(start, command, write_space,
     status, output = command("sweeps", "resume", "tiny", "--runs", ledger.root)
     assert status == 0, output
     assert rows_of(ledger) == [list(range(1, 41))] * 5
-
-
-def descendants(pid: int) -> dict[int, str]:
-    """The processes below `pid`, with their command lines."""
-    parents, commands = {}, {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            commands[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
-        except OSError:
-            continue  # it has ended meanwhile
-    found, level = {}, {pid}
-    while level:
-        level = {child for child, parent in parents.items() if parent in level}
-        found |= {child: commands[child] for child in level}
-    return found
 
 
 @pytest.mark.slow

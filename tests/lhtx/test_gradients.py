@@ -167,3 +167,11 @@ def test_cosine_matches_numpy_and_is_undefined_for_a_zero_vector():
     values = cosine(dots, squares, others)
     np.testing.assert_allclose(values[:3].numpy(), [expected, 1.0, -1.0], rtol=1e-12)
     assert torch.isnan(values[3])
+
+
+def test_norms_of_half_and_double_gradients_are_single():
+    large = torch.full((100,), 1e4)  # whose squares half precision does not hold
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        norms = tensor_norms([large.to(dtype), large[:1].to(dtype)])
+        assert norms.dtype == torch.float32
+        assert norms.tolist() == pytest.approx([1e5, 1e4])

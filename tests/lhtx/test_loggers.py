@@ -3,6 +3,7 @@
 import csv
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -173,3 +174,14 @@ def test_a_service_out_of_reach_is_one_message(kind, name, words):
     with pytest.raises(ConfigError, match=rf"^logger={name} cannot begin: {words}") as error:
         log_hyperparameters(configure(compose([f"logger={name}", "data=digits", "model=digits_mlp"])), task, [logger])
     assert "\n" not in str(error.value)
+
+
+def test_hyperparameters_say_which_data_it_was_and_not_where_anything_lies(tmp_path, vimh_dataset):
+    told = []
+    logger = SimpleNamespace(experiment=None, log_hyperparams=told.append)
+    data = ["model=vimh_mlp", f"data.data_dir={vimh_dataset}", "data.generate=null"]
+    cfg = configure(compose(["experiment=vimh", *data, f"paths.output_dir={tmp_path}"]))
+    log_hyperparameters(cfg, SimpleNamespace(net=torch.nn.Linear(3, 1)), [logger])
+    assert (told[0]["parameters"], told[0]["data"]["data_dir"]) == (4, vimh_dataset.name)
+    assert told[0]["trainer"]["max_epochs"] == cfg.trainer.max_epochs
+    assert not any(str(place) in str(told[0]) for place in (tmp_path, vimh_dataset))

@@ -37,8 +37,30 @@ def make_space(tmp_path: Path) -> Callable[..., SearchSpace]:
     return make
 
 
+STORAGES = ("sqlite", "journal", "postgresql")
+IN_ALL_STORAGES = ("test_study", "test_kills", "test_overview", "test_more", "test_more_failures", "test_objectives")
+"""The modules whose tests of sweeps run in every storage, by `make test-slow`; the others, in SQLite."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marked = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    everywhere = Path(metafunc.module.__file__).stem in IN_ALL_STORAGES
+    if everywhere and "storage" in metafunc.fixturenames and "storage" not in marked:
+        slow = [pytest.param(kind, marks=pytest.mark.slow) for kind in STORAGES[1:]]
+        metafunc.parametrize("storage", [STORAGES[0], *slow], indirect=True)
+
+
 @pytest.fixture
-def make_ledger(make_space: Callable[..., SearchSpace], tmp_path: Path) -> Callable[..., Ledger]:
+def storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where sweeps that are made in this test have their studies: `sqlite` unless the test asks for another one."""
+    kind = getattr(request, "param", STORAGES[0])
+    place = request.getfixturevalue("postgresql").secret_url if kind == "postgresql" else kind
+    monkeypatch.setenv("SWEEPS_STORAGE", place)
+    return kind
+
+
+@pytest.fixture
+def make_ledger(make_space: Callable[..., SearchSpace], tmp_path: Path, storage: str) -> Callable[..., Ledger]:
     """A function: YAML text → the ledger of a sweep in which nothing has run."""
 
     def make(text: str = "", name: str = "test") -> Ledger:
@@ -107,6 +129,17 @@ def checkpoint() -> Callable[[TrialFiles, int], None]:
         (files.directory / "metrics.json").write_text("{}")
 
     return write
+
+
+@pytest.fixture
+def save_last() -> Callable[[TrialFiles, int], None]:
+    """A function: a trial's files and epoch → the least last checkpoint that another trial can be a copy of."""
+
+    def save(files: TrialFiles, epoch: int) -> None:
+        files.checkpoints.mkdir(parents=True, exist_ok=True)
+        torch.save({"state_dict": {}, "epoch": epoch - 1}, files.last_checkpoint)
+
+    return save
 
 
 @pytest.fixture

@@ -12,11 +12,10 @@ from ray.exceptions import OutOfMemoryError
 from ray.tune.experiment import Trial
 from rich.console import Console
 
-from sweeps import cli, creation, debug, manifest, more, resources, runner
-from sweeps.errors import LedgerError, ResourceError, SweepError
+from sweeps import cli, creation, debug, manifest, more, runner
+from sweeps.errors import LedgerError, SweepError
 from sweeps.ledger import Ledger
 from sweeps.progress import Progress
-from sweeps.schema import Resources
 from sweeps.searcher import StudyScheduler
 from sweeps.study import SweepStudy
 
@@ -142,22 +141,6 @@ def test_debug_drops_into_the_debugger_when_the_terminal_is_one(make_space, tmp_
     monkeypatch.setattr(sys.stdin, "isatty", lambda: terminal, raising=False)
     assert debug.debug(str(tmp_path / "mine.yaml"), None, ["seed=3"], tmp_path / "runs", Console(file=io.StringIO())) == 1
     assert seen == ["<lambda>"] * terminal
-
-
-def test_resources_become_the_overrides_that_hold_a_trial_to_them():
-    assert resources.overrides(Resources(cpu=2)) == ["threads=2", "trainer.accelerator=cpu", "trainer.devices=1"]
-    assert resources.overrides(Resources(gpu=0.25)) == ["threads=1", "trainer.accelerator=gpu", "trainer.devices=1"]
-
-
-def test_as_many_trials_at_a_time_as_fit():
-    assert resources.concurrency(Resources(cpu=1), {"CPU": 2.0}) == 2
-    assert resources.concurrency(Resources(cpu=3), {"CPU": 8.0}) == 2
-    assert resources.concurrency(Resources(cpu=1, gpu=0.25), {"CPU": 16.0, "GPU": 1.0}) == 4
-    assert [resources.concurrency(Resources(gpu=share), {"CPU": 64.0, "GPU": 1.0}) for share in (0.05, 0.1, 0.2)] == [20, 10, 5]
-    with pytest.raises(ResourceError, match="a trial asks for 64 CPU, and this cluster has 2"):
-        resources.concurrency(Resources(cpu=64), {"CPU": 2.0})
-    with pytest.raises(ResourceError, match="asks for 1 GPU, and this cluster has 0"):
-        resources.concurrency(Resources(gpu=1), {"CPU": 2.0})
 
 
 def test_a_manifest_tells_where_a_sweep_came_from():

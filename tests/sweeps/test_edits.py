@@ -240,7 +240,7 @@ def test_edits_name_what_came_and_went():
 def test_a_default_that_a_later_version_writes_out_is_no_edit(ledger, console):
     record = ledger.manifest()
     said = record["space"]["said"]
-    older = said.replace("explode_factor: 100.0, ", "").replace("constraints: []\n", "")
+    older = said.replace("explode_factor: 100.0, ", "").replace("\nconstraints: []\n", "\n")
     assert len(said) - len(older) > 30
     ledger.write_manifest({**record, "space": {**record["space"], "said": older, "kept": older}})
     settle(ledger, console)

@@ -80,7 +80,7 @@ def test_a_damaged_study_and_manifest_say_so(tmp_path):
     ledger.write_manifest({})
     with pytest.raises(LedgerError, match=r"study\.db is missing"):
         ledger.study()
-    ledger.study_file.write_bytes(b"no database" * 100)
+    (ledger.directory / "study.db").write_bytes(b"no database" * 100)
     with pytest.raises(LedgerError, match=r"study\.db cannot be opened as an SQLite database"):
         ledger.study()
     ledger.manifest_file.write_text('{"name": ')

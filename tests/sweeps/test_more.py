@@ -51,7 +51,7 @@ def test_extend_gives_trials_and_hours(make_ledger, console):
     assert more.extend("test", "+2", "+0.5", ledger.root, console) == 0
     space = ledger.space()
     assert (space.search.trials, space.budget.hours) == (5, 2.0)
-    assert console.file.getvalue() == "test: 3 → 5 trials, 1.5 → 2 hours a run.\n"
+    assert console.file.getvalue() == "test: 3 → 5 trials, 1.5 → 2 hours.\n"
     more.extend("test", None, "4", ledger.root, console)
     assert (ledger.space().search.trials, ledger.space().budget.hours) == (5, 4.0)
 
@@ -61,8 +61,9 @@ def test_extend_gives_trials_and_hours(make_ledger, console):
     [
         (None, None, "say by how much"),
         (None, "x", r"--hours 'x': expected \+N"),
-        (None, "1", "has 1 hours already"),
-        (None, "nan", "only more can be asked for"),
+        (None, "1", "has a budget of 1 hours already"),
+        (None, "nan", "expected"),
+        (None, "inf", "expected"),
         ("+1.5", None, "expected"),
     ],
 )
@@ -279,9 +280,10 @@ def killed_at(monkeypatch):
     return arm
 
 
-@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [23, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("storage", ["sqlite", pytest.param("journal", marks=pytest.mark.slow)], indirect=True)
 def test_a_kill_while_more_is_asked_for_or_run_changes_no_outcome(
-    make_ledger, open_study, run_trial, report_epoch, checkpoint, console, tmp_path, killed_at, every
+    make_ledger, open_study, run_trial, report_epoch, checkpoint, console, tmp_path, killed_at, every, storage
 ):
     """The same commands typed again after a kill before any write: what was retried or continued is so once."""
     template = make_ledger(FIFO)

@@ -14,6 +14,7 @@ from sweeps.ledger import Ledger
 from sweeps.sampler_options import SAMPLERS
 from sweeps.space import SearchSpace, dump, load_space
 from sweeps.study import SweepStudy
+from sweeps.winners import Outcome
 
 TWO = """
 description: d
@@ -126,7 +127,7 @@ def test_the_front_is_of_complete_trials_only() -> None:
     for number, value in enumerate([0.3, 0.9, 0.3]):
         found.note(number, (value,))
         found.note(number, (math.nan,))
-    found.complete(2)
-    found.complete(0)
+    found.complete(Outcome(2, found[2]))
+    found.complete(Outcome(0, found[0]))
     assert found.best == (0, 0.3)
     assert found.front == {0: (0.3,), 2: (0.3,)}

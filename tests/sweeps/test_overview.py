@@ -151,11 +151,12 @@ def test_looking_writes_nothing_and_does_not_keep_a_driver_out(make_ledger, open
         pass
 
 
-def test_the_list_has_a_line_for_every_sweep_and_says_what_cannot_be_read(make_ledger, open_study, run_trial, console):
+@pytest.mark.parametrize("storage", ["sqlite"], indirect=True)
+def test_the_list_has_a_line_for_every_sweep_and_says_what_cannot_be_read(make_ledger, open_study, run_trial, console, storage):
     ledger = make_ledger(FIFO, name="one")
     run_trial(open_study(ledger), [0.5])
     hurt = make_ledger(FIFO, name="hurt")
-    hurt.study_file.write_bytes(b"no database" * 100)
+    (hurt.directory / "study.db").write_bytes(b"no database" * 100)
     show_list(ledger.root, console)
     header, *lines = console.file.getvalue().splitlines()
     assert header.split() == ["sweep", "state", "trials", "best", "last", "trial", "ends"]
@@ -216,7 +217,7 @@ def test_a_session_is_opened_and_closed(make_ledger):
     ledger = make_ledger(FIFO)
     manifest.open_session(ledger)
     assert "end" not in ledger.manifest()["sessions"][-1]
-    manifest.close_session(ledger, "hopeless")
+    manifest.close_session(ledger, "hopeless", 12.5)
     last = json.loads(ledger.manifest_file.read_text())["sessions"][-1]
-    assert last["end"] == "hopeless"
+    assert (last["end"], last["seconds"]) == ("hopeless", 12.5)
     assert last["ended"] >= last["started"]

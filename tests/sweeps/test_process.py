@@ -173,7 +173,7 @@ def test_a_server_that_is_lost_is_an_error_and_a_new_one_is_started(assignment):
     try:
         process.start(assignment("lost", epochs=500))
         process.next()
-        child, server = process._child, process._server.pid
+        child, server = process._child, process._server_pid
         os.kill(server, signal.SIGKILL)
         with pytest.raises(ServerLost, match="exit status -9"):
             messages_until_the_end(process)
@@ -193,7 +193,7 @@ def test_when_the_client_is_killed_nothing_is_left_running(assignment):
         process = TrialProcess(threads=1)
         process.start({message!r})
         process.next()
-        print(process._server.pid, process._child, flush=True)
+        print(process._server_pid, process._child, flush=True)
         while True:
             process.next()
         """

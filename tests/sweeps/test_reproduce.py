@@ -51,6 +51,7 @@ def ledger(tmp_path, vimh_dataset) -> Ledger:
     return ledger
 
 
+@pytest.mark.slow
 def test_a_trial_that_was_ended_early_is_reproduced_to_the_bit_and_a_changed_history_is_not(ledger, console):
     assert reproduce(ledger, 0, console) == 0
     printed = console.file.getvalue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -20,7 +21,12 @@ MODES = {"one objective": ("max",), "two objectives": ("max", "min")}
 
 
 def fresh(name: str, modes: tuple[str, ...] = ("max",)) -> Scheduler:
-    return make_scheduler(name, modes, {**SCHEDULER_OPTIONS[name], **({"min_trials": 2} if name == "median" else {})})
+    return make_scheduler(name, modes, options(name) | ({"min_trials": 2} if name == "median" else {}))
+
+
+def options(name: str) -> dict[str, object]:
+    """What a scheduler is made with where a space says nothing."""
+    return Stopping(scheduler=name, **SCHEDULER_OPTIONS[name]).options
 
 
 def report(number: int, epoch: int, *values: float, max_epochs: int = EPOCHS) -> Report:
@@ -45,7 +51,10 @@ def play(scheduler: Scheduler, trials: int, seed: int = 0, every: int = 1) -> di
     running = set(epochs)
     while running or scheduler.waiting:
         if not running:
-            number = scheduler.waiting[0]
+            number, *_ = scheduler.ready(scheduler.waiting)
+            for other, overtaken in list(scheduler.overtaken()):
+                ended[other] = epochs[other], overtaken
+                scheduler.end(other)
             scheduler.release(number)
             running.add(number)
             again = report(number, epochs[number], *course(number, objectives, seed)[epochs[number] - 1])
@@ -72,9 +81,7 @@ def test_the_schema_offers_every_scheduler_with_its_options() -> None:
     accepted = Stopping.model_fields["scheduler"].annotation
     assert set(SCHEDULERS) == set(accepted.__args__)
     for name in SCHEDULERS:
-        assert isinstance(
-            make_scheduler(name, ("max",), Stopping(scheduler=name, **SCHEDULER_OPTIONS[name]).options), Scheduler
-        )
+        assert isinstance(make_scheduler(name, ("max",), options(name)), Scheduler)
 
 
 @pytest.mark.parametrize("modes", MODES.values(), ids=MODES)
@@ -86,6 +93,8 @@ class TestEveryScheduler:
     def test_equal_trials_are_never_stopped_but_by_a_count(self, name: str, modes: tuple[str, ...]) -> None:
         scheduler = fresh(name, modes)
         verdicts = [scheduler.judge(report(number, epoch, *[0.5] * len(modes))) for epoch in (2, 6) for number in range(9)]
+        assert sorted(scheduler.ready(scheduler.waiting)) == sorted(scheduler.waiting)
+        verdicts += [verdict for _, verdict in scheduler.overtaken()]
         stopped = [verdict for verdict in verdicts if verdict is not None and verdict.verdict == "outranked"]
         assert len(stopped) == (6 if name == "constant" else 0)  # its best three are the earliest of equals
 
@@ -100,6 +109,8 @@ class TestEveryScheduler:
         scheduler = fresh(name, modes)
         worse = [[-number if mode == "max" else number for mode in modes] for number in range(8)]
         verdicts = [scheduler.judge(report(number, 2, *values, max_epochs=-1)) for number, values in enumerate(worse)]
+        scheduler.ready(scheduler.waiting)
+        verdicts += [verdict for _, verdict in scheduler.overtaken()]
         stopped = any(verdict is not None and verdict.verdict == "outranked" for verdict in verdicts)
         assert stopped == (name not in {"fifo", "hyperband"})  # hyperband has nothing to divide
 
@@ -165,6 +176,12 @@ def test_less_of_the_negated_is_more(name: str, seed: int, trials: int) -> None:
 # As the study asks it
 
 SPACE = "search: {{trials: {trials}, seed: 3, sampler: random}}\nstopping: {{scheduler: {name}, guard: {{mode: off}}}}\n"
+NEEDS = {"pbt": "pbt, perturb: [model.optimizer.lr]"}
+"""What stands in a space instead of the scheduler's name alone, where it has options without a default."""
+
+
+def space_text(name: str, trials: int) -> str:
+    return SPACE.format(trials=trials, name=NEEDS.get(name, name))
 
 
 def message(epoch: int, value: float | None, repeated: bool = False) -> dict[str, object]:
@@ -177,21 +194,31 @@ def opened(ledger) -> SweepStudy:
     return SweepStudy(ledger, ledger.space(), lambda overrides: 1)
 
 
-def drive(ledger, values: Callable[[int, int], float], at_a_time: int, restart_every: int = 0) -> list[tuple]:
+@pytest.fixture
+def drive(save_last) -> Callable[..., list[tuple]]:
+    return partial(run_all, save_last)
+
+
+def run_all(save_last, ledger, values: Callable[[int, int], float], at_a_time: int, restart_every: int = 0) -> list[tuple]:
     """Run a sweep with several trials at a time, by a new driver after every so many reports; → what it found."""
     study, done, reports = opened(ledger), {}, 0
+    copies = ledger.space().stopping.scheduler == "pbt"
     running: list[int] = []
     while True:
         while len(running) < at_a_time and (proposal := study.propose()):
             number = proposal["number"]
             study.begin(number)
             running.append(number)
-            if done.get(number):
+            if number not in done:
+                done[number] = study.study.get_trials(deepcopy=False)[number].user_attrs.get("to_epochs", 0)
+            if done[number]:
                 assert study.report(number, message(done[number], values(number, done[number]), repeated=True)) is None
         if not running:
             break
         number = running.pop(0)
-        done[number] = done.get(number, 0) + 1
+        done[number] += 1
+        if copies:
+            save_last(ledger.trial(number), done[number])
         if study.report(number, message(done[number], values(number, done[number]))) is None:
             if done[number] == EPOCHS:
                 study.finish(number, {"metrics": {}, "seconds": 1.0})
@@ -215,7 +242,7 @@ def outcome(ledger) -> list[tuple]:
 @pytest.mark.parametrize("name", SCHEDULERS)
 class TestEverySchedulerInAStudy:
     def test_a_value_that_is_not_finite_is_broken_and_never_ranked(self, make_ledger, name: str) -> None:
-        study = opened(make_ledger(SPACE.format(trials=6, name=name)))
+        study = opened(make_ledger(space_text(name, 6)))
         for _ in range(6):
             study.propose()
         assert [study.report(number, message(2, math.nan)).verdict for number in range(5)] == ["broken"] * 5
@@ -223,20 +250,20 @@ class TestEverySchedulerInAStudy:
         assert verdict is None or verdict.verdict == "waiting"
 
     def test_a_missing_metric_is_a_failure(self, make_ledger, name: str) -> None:
-        study = opened(make_ledger(SPACE.format(trials=2, name=name)))
+        study = opened(make_ledger(space_text(name, 2)))
         study.propose()
         verdict = study.report(0, message(1, None))
         assert (verdict.verdict, verdict.reason) == ("failed", "val/avg_acc was not logged; these were: train/loss")
 
-    def test_a_single_trial_finishes(self, make_ledger, name: str) -> None:
-        found = drive(make_ledger(SPACE.format(trials=1, name=name)), lambda number, epoch: 0.5, at_a_time=2)
+    def test_a_single_trial_finishes(self, make_ledger, drive, name: str) -> None:
+        found = drive(make_ledger(space_text(name, 1)), lambda number, epoch: 0.5, at_a_time=2)
         assert [row[1] for row in found] == ["COMPLETE"]
 
-    def test_drivers_that_come_and_go_end_the_same_trials_one_at_a_time(self, make_ledger, name: str) -> None:
+    def test_drivers_that_come_and_go_end_the_same_trials_one_at_a_time(self, make_ledger, drive, name: str) -> None:
         def values(number: int, epoch: int) -> float:
             return course(number, 1)[epoch - 1][0]
 
-        text = SPACE.format(trials=8, name=name)
+        text = space_text(name, 8)
         reference = drive(make_ledger(text, "whole"), values, at_a_time=1)
         assert drive(make_ledger(text, "killed"), values, at_a_time=1, restart_every=3) == reference
 
@@ -290,7 +317,7 @@ def test_under_the_constant_cutoff_the_best_wait_for_all_and_then_go_on(make_led
     assert histories(ledger, (0, 1)) == [list(range(1, EPOCHS + 1)), [1, 2]]
 
 
-def test_a_sweep_that_is_extended_ranks_the_new_trials_with_the_old(make_ledger, make_space) -> None:
+def test_a_sweep_that_is_extended_ranks_the_new_trials_with_the_old(make_ledger, drive, make_space) -> None:
     from lhtx.files import write_atomically
     from sweeps.space import dump
 

@@ -19,6 +19,8 @@ from sweeps.schema import (
     Budget,
     GuardOptions,
     Objective,
+    OutcomeConstraint,
+    Repeats,
     Resources,
     Search,
     Stopping,
@@ -83,7 +85,9 @@ class TestThePage:
 
     def test_it_names_every_key(self) -> None:
         fields = [
-            field for model in (Objective, Search, Stopping, GuardOptions, Resources, Budget) for field in model.model_fields
+            field.alias or name
+            for model in (Objective, OutcomeConstraint, Search, Repeats, Stopping, GuardOptions, Resources, Budget)
+            for name, field in model.model_fields.items()
         ]
         options = [*SAMPLERS, *(option for model in SAMPLERS.values() for option in model.model_fields), *SCHEDULER_OPTIONS]
         for word in [*KEYS, *fields, *options, *KINDS, *PLATFORM_KEYS]:
@@ -96,7 +100,8 @@ class TestThePage:
                 continue
             taken = [options[name] for options in SCHEDULER_OPTIONS.values() if name in options and model is Stopping]
             default = taken[0] if taken else field.default
-            shown = "none" if default is None else f"{default:g}" if isinstance(default, float) else default
+            none = "required" if taken else "none"
+            shown = none if default is None else f"{default:g}" if isinstance(default, float) else default
             row = re.search(rf"^\| `{name}` \| `?([^|`]*)`? \|", PAGE, flags=re.MULTILINE)
             assert row is not None, name
             assert row[1].strip() == str(shown), name

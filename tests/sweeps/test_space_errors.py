@@ -35,7 +35,8 @@ ADDED = {
     ),
     "section that is no mapping": (
         "search: tpe",
-        "8: search: a mapping with some of sampler, trials, seed, start_with, sampler_options is expected, found 'tpe'",
+        "8: search: a mapping with some of sampler, trials, seed, start_with, sampler_options, repeats, from is "
+        "expected, found 'tpe'",
     ),
     "wrong type": ("search: {trials: many}", "8: search.trials: found 'many': input should be a valid integer"),
     "a float for an integer": ("search: {trials: 1.5}", "8: search.trials: found 1.5: input should be a valid integer"),
@@ -48,7 +49,7 @@ ADDED = {
     ),
     "scheduler": (
         "stopping: {scheduler: asah}",
-        "8: stopping.scheduler: found 'asah'. Did you mean asha? Accepted: fifo, asha, hyperband, median, constant.",
+        "8: stopping.scheduler: found 'asah'. Did you mean asha? Accepted: fifo, asha, hyperband, median, constant, pbt.",
     ),
     "asha's option under fifo": (
         "stopping:\n  scheduler: fifo\n  grace_epochs: 3",

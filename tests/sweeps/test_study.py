@@ -132,6 +132,9 @@ def test_spent_is_complete_at_its_best_and_shadow_only_notes_it(make_ledger):
     assert [(entry["verdict"], entry["epoch"]) for entry in shadowed.user_attrs["shadow"]] == [("spent", 3)]
     rows = read_history(ledgers["shadow"].trial(0).history)
     assert [row["verdict"].split(":")[0] for row in rows] == ["", "", "shadow spent", "shadow spent"]
+    study.finish(0, {"metrics": {}, "seconds": 4.0})
+    rows = read_history(ledgers["shadow"].trial(0).history)
+    assert [row["verdict"].split(":")[0] for row in rows] == ["", "", "shadow spent", "finished"], "the trial's own comes first"
 
 
 def test_a_failed_trial_is_fail_with_its_error(make_ledger):

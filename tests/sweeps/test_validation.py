@@ -13,7 +13,8 @@ from lhtx.compose import Description, describe
 from lhtx.errors import ConfigError
 from sweeps.errors import SpaceError
 from sweeps.space import SearchSpace
-from sweeps.validation import Sizes, render, validate
+from sweeps.validated import Sizes, render
+from sweeps.validation import validate
 
 HEAD = """\
 description: A test's space.

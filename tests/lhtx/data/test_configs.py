@@ -60,6 +60,6 @@ def test_constants_and_augmentation_can_be_overridden(image_files: Path) -> None
 
 def test_a_misspelt_option_is_told_all_that_there_are() -> None:
     with pytest.raises(
-        ConfigError, match=r"Did you mean batch_size.* Accepted: augmentation, .*data_dir, download, heads.*mirrors"
+        ConfigError, match=r"Did you mean batch_size.* Accepted: augmentation, .*data_dir, download, first_order, heads.*mirrors"
     ):
         build_datamodule(compose(["data=mnist", "+data.batchsize=3"]))

@@ -90,7 +90,8 @@ def test_every_normalisation_is_the_same_in_memory_and_streamed() -> None:
 
 def _trainer(**state: object) -> SimpleNamespace:
     """What the datamodule asks of its trainer."""
-    return SimpleNamespace(**{"training": True, "global_rank": 0, "world_size": 1, "accelerator": CPUAccelerator()} | state)
+    usual = {"training": True, "global_rank": 0, "world_size": 1, "accelerator": CPUAccelerator(), "precision": "32-true"}
+    return SimpleNamespace(**usual | state)
 
 
 def test_images_are_augmented_while_training_alone() -> None:
@@ -106,6 +107,23 @@ def test_images_are_augmented_while_training_alone() -> None:
     assert torch.equal(changed["index"], plain["index"])
     torch.manual_seed(0)
     assert torch.equal(_batch(datamodule)["image"], changed["image"])
+
+
+def test_images_are_as_precise_as_the_network() -> None:
+    datamodule = _ready()
+    for precision, kind in (("64-true", torch.float64), ("32-true", torch.float32), ("bf16-mixed", torch.float32)):
+        datamodule.trainer = _trainer(training=False, precision=precision)
+        assert _batch(datamodule)["image"].dtype == kind
+
+
+def test_the_first_epoch_takes_the_order_of_its_number() -> None:
+    early, late = _ready(seed=3), _ready(seed=3, first_order=2)
+    orders = [datamodule.train_dataloader().sampler for datamodule in (early, late)]
+    orders[0].set_epoch(5)
+    orders[1].set_epoch(3)
+    assert torch.equal(torch.cat(list(orders[0])), torch.cat(list(orders[1])))
+    orders[0].set_epoch(3)
+    assert not torch.equal(torch.cat(list(orders[0])), torch.cat(list(orders[1])))
 
 
 def test_black_moves_in_and_the_mean_is_cut_out() -> None:

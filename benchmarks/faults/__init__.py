@@ -1,0 +1,1 @@
+"""Faults made on purpose under real sweeps: nothing that has ended may be lost, or counted twice."""

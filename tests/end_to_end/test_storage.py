@@ -1,0 +1,115 @@
+"""A whole sweep whose study is in a PostgreSQL database: a server that stops and starts, and a password that nobody sees."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from benchmarks.faults.process_tree import descendants
+from sweeps.ledger import Ledger
+
+SPACE = """
+space:
+  model.optimizer.lr: {log_uniform: [1.0e-4, 1.0e-2]}
+search: {trials: 4, sampler: random}
+stopping: {scheduler: fifo, guard: {mode: "off"}}
+"""
+EPOCHS = 8
+
+
+def told_by(process: int) -> bytes:
+    """What a process shows of itself: its environment and its arguments."""
+    try:
+        return b" ".join((Path("/proc") / str(process) / name).read_bytes() for name in ("environ", "cmdline"))
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def reported(postgresql) -> int:
+    return postgresql.execute("SELECT count(*) FROM trial_intermediate_values")[0][0]
+
+
+@pytest.mark.slow
+def test_a_sweep_outlives_its_server_and_nobody_sees_the_password(
+    start, command, write_space, environment, postgresql, tmp_path
+):
+    environment["SWEEPS_STORAGE"] = postgresql.secret_url
+    environment["PGPASSWORD"] = postgresql.password
+    space, runs = write_space(SPACE, f"trainer.max_epochs={EPOCHS}"), tmp_path / "runs"
+    driver = start("sweeps", "run", space, "--runs", runs)
+    try:
+        deadline = time.monotonic() + 240
+        while not (Path(runs) / "tiny").exists() or reported(postgresql) < EPOCHS + 2:
+            assert driver.poll() is None, driver.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        started = descendants(driver.pid)
+        assert len(started) > 3, "Ray, and the processes of trials"
+        assert not any(secret in told_by(process) for process in started for secret in postgresql.secrets)
+        postgresql.stop(signal.SIGKILL)
+        time.sleep(3)
+        postgresql.start()
+        output, _ = driver.communicate(timeout=240)
+    finally:
+        driver.send_signal(signal.SIGINT)  # where it has not ended
+        driver.wait(60)
+    assert driver.returncode == 0, output
+    assert f"the study will be in {postgresql.url}" in output
+    assert output.count("does not answer") == output.count("answers again after") == 1
+    assert "tiny: 4 of 4 trials ended (4 finished" in output
+    os.environ["SWEEPS_STORAGE"] = postgresql.secret_url
+    try:
+        trials = Ledger("tiny", runs).study().get_trials()
+    finally:
+        del os.environ["SWEEPS_STORAGE"]
+    assert [(trial.number, trial.state.name) for trial in trials] == [(number, "COMPLETE") for number in range(4)]
+    assert all(list(trial.intermediate_values) == list(range(1, EPOCHS + 1)) for trial in trials)
+    session = Path("/tmp/ray/session_latest")
+    files = [file for root in (runs, session.resolve()) for file in root.rglob("*") if file.is_file()]
+    for file in files:
+        content = file.read_bytes()
+        assert not any(secret in content for secret in postgresql.secrets), file
+    assert not any(secret in output.encode() for secret in postgresql.secrets)
+
+    del environment["PGPASSWORD"]
+    environment["SWEEPS_STORAGE"] = postgresql.url
+    for arguments in (("resume", "tiny"), ("status", "tiny"), ("dashboard", "tiny")):
+        status, output = command("sweeps", *arguments, "--runs", runs)
+        assert status == 2
+        assert "no password supplied. Its password is given by SWEEPS_STORAGE=" in " ".join(output.split())
+    status, output = command("sweeps", "list", "--runs", runs)
+    assert status == 0
+    assert re.search(r"tiny +unreadable", output)
+
+
+@pytest.mark.slow
+def test_the_dashboard_ends_with_ctrl_c(start, write_space, tmp_path, make_space_ledger):
+    ledger = make_space_ledger(write_space(SPACE))
+    shown = start("sweeps", "dashboard", ledger.name, "--runs", ledger.root, "--port", "0")
+    line = shown.stdout.readline()
+    found = re.fullmatch(r"tiny: (http://127\.0\.0\.1:\d+/dashboard/studies/\d+) \(Ctrl-C ends it\)\n", line)
+    assert found, line
+    assert urllib.request.urlopen(found[1]).status == 200
+    shown.send_signal(signal.SIGINT)
+    output, _ = shown.communicate(timeout=30)
+    assert (shown.returncode, output.strip()) == (0, "")
+
+
+@pytest.fixture
+def make_space_ledger(tmp_path):
+    """A function: a space's file → the ledger of a sweep in which nothing has run."""
+    from sweeps.creation import create_ledger
+    from sweeps.space import load_space
+
+    def make(file: Path) -> Ledger:
+        ledger = Ledger(file.stem, tmp_path / "runs")
+        create_ledger(ledger, load_space(file))
+        return ledger
+
+    return make

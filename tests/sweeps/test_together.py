@@ -1,0 +1,618 @@
+"""Everything at once: schedulers, guard, repeats, warm starts, constraints, budgets, quotas, retries, continuations and kills,
+combined at random. Whatever the combination, the sweep comes to its end, and everyone who reads it says the same of it.
+
+Ray's part is played here, and that of the trials' processes: what a trial comes to follows from its setting, seed and epoch.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import math
+import random
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from optuna.storages.journal import BaseJournalBackend
+from rich.console import Console
+
+from analysis.front import front as analysed_front
+from analysis.load import load
+from sweeps import edits, hparams, manifest, more, promote, quota, runner, usage, warm_start
+from sweeps import ledger as ledger_module
+from sweeps import storage as storage_module
+from sweeps import study as study_module
+from sweeps.attributes import CONTINUES, EPOCHS, EXEMPT, EXPLOITS, INSTEAD_OF, REPEATS, REPLACES, RETRIES
+from sweeps.attributes import asked_again, follows, own_trials, rejected
+from sweeps.creation import create_ledger
+from sweeps.ends import STATES, End
+from sweeps.errors import SweepError
+from sweeps.failures import failure_of
+from sweeps.ledger import History, Ledger, read_history, recorded
+from sweeps.located_yaml import dump
+from sweeps.overview import overview
+from sweeps.space import load_space
+from sweeps.study import SweepStudy
+
+SIZE = 7
+"""Parameters of every network."""
+LR, BATCH = "model.optimizer.lr", "data.batch_size"
+SCHEDULERS = {
+    "fifo": {},
+    "asha": {"grace_epochs": 1, "reduction_factor": 2},
+    "hyperband": {"grace_epochs": 1, "reduction_factor": 2},
+    "median": {"grace_epochs": 1, "min_trials": 1},
+    "constant": {"cutoff_epochs": 2, "top_k": 2},
+    "pbt": {"interval_epochs": 1, "quantile": 0.5, "perturb": [LR], "resample_probability": 0.5},
+}
+
+
+class Killed(BaseException):
+    """What stands for SIGKILL: nothing in the driver may catch it."""
+
+
+@dataclass
+class Fuse:
+    """Kills the driver before a write. What is written in its last breath, by a `finally`, is not: it is dead."""
+
+    left: int | None = None
+    dead: bool = False
+
+    def light(self, writes: int | None) -> None:
+        self.left, self.dead = writes, False
+
+    def burn(self) -> None:
+        if self.left is not None and not self.dead:
+            self.left -= 1
+            self.dead = self.left < 0
+        if self.dead:
+            raise Killed
+
+
+class Memory(BaseJournalBackend):
+    """A study's journal, kept in memory: the file holds its name alone."""
+
+    entries: dict[str, list[str]] = {}
+    fuse = Fuse()
+
+    def __init__(self, file: Path) -> None:
+        if not file.exists():
+            file.write_text(f"{len(self.entries)}")
+            self.entries[file.read_text()] = []
+        self._entries = self.entries[file.read_text()]
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        return map(json.loads, self._entries[log_number_from:])
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        self.fuse.burn()
+        self._entries.extend(map(json.dumps, logs))
+
+
+@contextmanager
+def platform() -> Iterator[Fuse]:
+    """The sweeps' own code, but for Ray, the disk below the study, and what looks at the machine."""
+    fuse = Memory.fuse = Fuse()
+    Memory.entries = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SWEEPS_STORAGE", "journal")
+        patch.setattr(storage_module, "Journal", Memory)
+        for owner, name in [
+            *((module, "write_atomically") for module in (ledger_module, study_module, edits, quota, usage)),
+            (History, "_csv"),
+        ]:
+            patch.setattr(owner, name, burning(fuse, getattr(owner, name)))
+        patch.setattr(hparams, "write", lambda *arguments: None)
+        patch.setattr(promote, "_check", lambda *arguments: None)
+        patch.setattr(manifest, "session", lambda command: {"started": "2026-01-01T00:00:00+00:00", "command": ""})
+        for module in (runner, more):
+            patch.setattr(module, "network_size", lambda overrides: SIZE)
+        yield fuse
+        fuse.light(None)
+
+
+def burning(fuse: Fuse, write):
+    def burn(*arguments, **keywords):
+        fuse.burn()
+        return write(*arguments, **keywords)
+
+    return burn
+
+
+@dataclass
+class Course:
+    """What a trial comes to, by its setting and seed."""
+
+    world: str
+    overrides: list[str]
+    epochs: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        given = dict(text.split("=", 1) for text in self.overrides)
+        self.epochs, seed = int(given["trainer.max_epochs"]), given["seed"]
+        self.setting = f"{self.world} {[given.get(key) for key in (LR, BATCH)]}"
+        rng = random.Random(f"{self.setting} {seed}")
+        oom = int(given.get(BATCH, 0)) >= 64 and rng.random() < 0.7
+        kind = "oom" if oom else rng.choice([*["none"] * 10, "error", "lost", "nan", "missing", "early", "nan loss"])
+        self.at = {kind: rng.randint(1, self.epochs)} if kind != "none" else {}
+        self.noise, self.seed = rng.random() < 0.2, seed
+
+    def metrics(self, epoch: int) -> dict[str, float]:
+        rng = random.Random(f"{self.setting} {self.seed} {epoch}")
+        value = math.nan if self.at.get("nan") == epoch else round(rng.random(), 1)  # so that there are ties
+        other = math.nan if self.at.get("nan loss") == epoch else round(rng.random(), 1)
+        found = {"val/a": value, "val/b": other, "train/loss": 1.0, "grad/evidence": 0.5 if self.noise else -0.5}
+        return {name: cell for name, cell in found.items() if name != "val/a" or self.at.get("missing") != epoch}
+
+    def fails(self, epoch: int) -> str | None:
+        errors = {"oom": "MemoryError: ", "error": "ValueError: no", "lost": "killed by SIGKILL"}
+        return next((text for kind, text in errors.items() if self.at.get(kind) == epoch), None)
+
+
+class Process:
+    """A trial's: it goes on from its last checkpoint, of which it says first what it holds."""
+
+    def __init__(self, world: str, study: SweepStudy, proposal: dict[str, Any]) -> None:
+        self.number, self.study = proposal["number"], study
+        self.course = Course(world, proposal["overrides"])
+        self.files = study.ledger.trial(self.number)
+        self.start()
+
+    def start(self) -> None:
+        self.begun = self.epoch = held(self.files)
+        self.repeats = self.epoch > 0
+        self.study.begin(self.number)
+
+    def step(self, written: bool = True) -> bool:
+        """What comes next; whether there is more. Args: written: whether the checkpoint of this epoch will be."""
+        following = self.epoch + (not self.repeats)
+        if not self.repeats and (self.epoch >= self.course.epochs or self.course.at.get("early", math.inf) <= self.epoch):
+            self.study.finish(self.number, {"metrics": {"test/a": 0.5}, "seconds": float(self.epoch - self.begun)})
+            return False
+        if not self.repeats and (error := self.course.fails(following)):
+            self.study.fail(self.number, {"error": error})
+            return False
+        message = {"epoch": following, "max_epochs": self.course.epochs, "parameters": SIZE, "repeated": self.repeats}
+        message |= {"metrics": self.course.metrics(following), "seconds": float(following - self.begun)}
+        verdict = self.study.report(self.number, message)
+        self.repeats, self.epoch = False, following
+        if written:
+            self.save()
+        return verdict is None
+
+    def ahead(self) -> None:
+        """The driver is gone, and the epoch that it has not heard of ends."""
+        if self.epoch < self.course.epochs and not self.course.fails(self.epoch + 1) and not self.repeats:
+            self.epoch += 1
+            self.save()
+
+    def save(self) -> None:
+        self.files.checkpoints.mkdir(parents=True, exist_ok=True)
+        for name in ("best", "last"):
+            torch.save({"state_dict": {}, "epoch": self.epoch - 1}, self.files.checkpoints / f"{name}.ckpt")
+
+
+def held(files) -> int:
+    last = files.last_checkpoint
+    return torch.load(last, weights_only=True)["epoch"] + 1 if last.exists() else 0
+
+
+@dataclass
+class Tune:
+    """Ray's part: asks for trials, runs several at a time, and tells what becomes of them, in an order by chance."""
+
+    world: str
+    rng: random.Random
+    interrupt: int | None = None
+    study: SweepStudy | None = None
+
+    def __call__(self, study: SweepStudy, console: Console, interruption: object) -> End | None:
+        self.study, concurrent = study, self.rng.randint(1, 3)
+        pending: list[dict[str, Any]] = []
+        running: list[Process] = []
+        searching, end = True, None
+        try:
+            for step in itertools.count():
+                assert step < 2000, "the sweep does not end"
+                end = self._end(study, step)
+                if end or not (searching or pending or running):
+                    break
+                if searching and len(pending) < 2 and (self.rng.random() < 0.5 or not (pending or running)):
+                    proposal = study.propose()
+                    searching = proposal is not None or study.waiting
+                    assert proposal or pending or running or not searching, "everyone waits"
+                    pending += [proposal] if proposal else []
+                elif pending and len(running) < concurrent:
+                    running.append(Process(self.world, study, pending.pop(0)))
+                elif running:
+                    self._step(running)
+                assert len(list(study.news())) <= 10
+        finally:
+            for process in running:
+                if self.rng.random() < 0.3:
+                    process.ahead()
+        return end
+
+    def _step(self, running: list[Process]) -> None:
+        process = self.rng.choice(running)
+        if self.rng.random() < 0.05:
+            process.study.lost(process.number)
+            process.start()
+        elif not process.step(self.rng.random() < 0.9):
+            running.remove(process)
+
+    def _end(self, study: SweepStudy, step: int) -> End | None:
+        if step == self.interrupt:
+            return End.INTERRUPTED
+        return End.HOPELESS if study.hopeless else End.BUDGET if study.account.spent else None
+
+
+@st.composite
+def plans(draw) -> dict[str, Any]:
+    """A search space, as plain data."""
+    scheduler = draw(st.sampled_from([*SCHEDULERS]))
+    pbt, several = scheduler == "pbt", draw(st.booleans())
+    finite = not pbt and draw(st.booleans())
+    space: dict[str, Any] = {LR: {"choice": [0.1, 0.2]} if finite else {"log_uniform": [1e-4, 1e-1]}}
+    if draw(st.booleans()):
+        space[BATCH] = {"power_of_two": [16, 64]}
+    search: dict[str, Any] = {"trials": draw(st.integers(2, 6)), "seed": draw(st.integers(0, 9)), "sampler": "random"}
+    if not pbt:
+        search["sampler"] = draw(st.sampled_from(["random", "tpe", "nsgaii", *(["grid"] if finite else [])]))
+        if draw(st.booleans()):
+            search["repeats"] = {"seeds": draw(st.integers(2, 3)), **draw(st.sampled_from([{}, {"top": 1}, {"top": 2}]))}
+    if draw(st.booleans()):
+        search["start_with"] = [{LR: 0.1}]
+    guard = draw(st.sampled_from([{"mode": "off"}, *({"mode": mode, "patience": 2, "min_gain": 0.3} for mode in ("act", "shadow"))]))
+    plan: dict[str, Any] = {
+        "description": "A test's space.",
+        "trial": ["experiment=vimh", "trainer.max_epochs=4"],
+        "objective": {"metric": "val/a", "mode": draw(st.sampled_from(["max", "min"]))},
+        "space": space,
+        "search": search,
+        "stopping": {
+            "scheduler": scheduler,
+            **SCHEDULERS[scheduler],
+            "guard": guard,
+        },
+        "resources": {"on_oom": draw(st.sampled_from(["retry", "fail"]))},
+        "budget": {"prices": {"cpu": 2}, **({"epochs": draw(st.integers(3, 20))} if draw(st.booleans()) else {})},
+    }
+    if several:
+        other = draw(st.sampled_from(["val/b", "parameters"]))
+        plan["objective"] = [plan["objective"], {"metric": other, "mode": "min"}]
+    if draw(st.booleans()):
+        plan["outcome_constraints"] = [{"metric": "val/b", "max": draw(st.sampled_from([0.2, 0.7]))}]
+    if draw(st.booleans()):
+        plan["keep_checkpoints"] = draw(st.sampled_from(["best 1", "best 2, last 1", "last 1"]))
+    if draw(st.booleans()) and BATCH in space:
+        plan["constraints"] = [f"{BATCH} != 32"]
+    return plan
+
+
+COMMANDS = st.lists(
+    st.tuples(
+        st.sampled_from(["resume", "trials", "epochs", "retry", "continue", "edit"]),
+        st.none() | st.integers(0, 120),  # writes until the driver is killed
+        st.none() | st.integers(0, 20),  # steps until it is interrupted
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@dataclass
+class Sweep:
+    """One sweep's life."""
+
+    root: Path
+    plan: dict[str, Any]
+    rng: random.Random
+    fuse: Fuse
+    frozen: dict[int, tuple] = field(default_factory=dict)
+    trials_asked: int = 0
+
+    def make(self, name: str = "together") -> Ledger:
+        file = self.root / f"{name}.yaml"
+        file.write_text(dump(self.plan))
+        ledger, space = Ledger(name, self.root / "runs"), load_space(file)
+        create_ledger(ledger, space, warm_start.sources(space, ledger.root))
+        return ledger
+
+    def command(self, ledger: Ledger, kind: str, writes: int | None = None, steps: int | None = None) -> str:
+        """Give a command to a driver, which may be killed or interrupted; what it printed."""
+        console = Console(file=io.StringIO(), width=300, force_terminal=False, highlight=False, markup=False)
+        ledger = Ledger(ledger.name, ledger.root)  # another process
+        tune, wrapped = Tune(str(self.root.name and self.plan["search"]["seed"]), self.rng, steps), quota.enforce
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(runner, "_work", tune)
+            patch.setattr(quota, "enforce", lambda *arguments: self._enforce(wrapped, *arguments))
+            self.fuse.light(writes)
+            try:
+                status = self._give(ledger, kind, console)
+            except Killed:
+                return "killed"
+            except SweepError as error:
+                assert kind in {"trials", "continue"}, error
+                return f"refused: {error}"
+            finally:
+                self.fuse.light(None)
+        self.check_end(ledger, tune.study, status, console.file.getvalue())
+        return console.file.getvalue()
+
+    def _give(self, ledger: Ledger, kind: str, console: Console) -> int:
+        name, root, options = ledger.name, ledger.root, {"trials": None, "hours": None}
+        if kind == "edit":
+            space = ledger.plain_space()
+            space["search"]["trials"] += self.plan["stopping"]["scheduler"] != "pbt"
+            space["keep_checkpoints"] = self.rng.choice(["best 1", "best 3, last 2"])
+            if "repeats" in space["search"]:
+                space["search"]["repeats"]["seeds"] = 3
+            ledger.space_file.write_text(dump(space))
+        if kind == "trials":
+            return more.extend(name, **options | {"trials": "+1"}, root=root, console=console)
+        if kind == "epochs" and "epochs" in self.plan["budget"]:
+            return more.extend(name, **options, root=root, console=console, epochs="+9")
+        if kind == "retry":
+            return more.retry(name, None, root, console)
+        if kind == "continue":
+            ended = [trial.number for trial in own(ledger) if trial.state.name in {"COMPLETE", "PRUNED"}]
+            return more.continue_trial(name, self.rng.choice(ended or [0]), f"+{self.rng.randint(1, 2)}", root, console)
+        return runner.resume(name, root, console)
+
+    def _enforce(self, enforce, ledger: Ledger, space, trials) -> None:
+        before = quota.checkpoints(ledger)
+        enforce(ledger, space, trials)
+        after, wanted = quota.checkpoints(ledger), space.outputs.keep_checkpoints
+        if wanted is None:
+            assert after == before
+            return
+        ended = {trial.number for trial in own(ledger) if trial.state.is_finished()}
+        for number in before.keys() - ended:
+            assert after[number] == before[number], "a checkpoint of a trial that has not ended is gone"
+        best = winner(space.modes, own(ledger))
+        if wanted.best and best and len(space.modes) == 1 and "best.ckpt" in before.get(best[0], ()):
+            assert "best.ckpt" in after[best[0]], "the winner's checkpoint is gone"
+
+    def check_end(self, ledger: Ledger, study: SweepStudy | None, status: int, printed: str) -> None:
+        """What is true whenever no driver runs, and what the driver has said."""
+        trials = own(ledger)
+        self.nothing_has_changed(ledger, trials)
+        seen = overview(ledger)
+        counts = Counter(trial.user_attrs["verdict"]["verdict"] for trial in trials if ran(trial) and trial.state.is_finished())
+        assert seen.ended == counts
+        assert seen.target == ledger.space().search.trials + asked_again(trials)
+        assert counts.total() <= seen.target
+        assert (seen.winner.number, seen.winner.values[0]) == winner(seen_modes(ledger), trials)[:2] if seen.winner else True
+        if study is None:
+            return
+        assert study.ended == counts
+        assert study.target == seen.target
+        assert study.complete == (seen.state in {"complete", "failed"} and status is not None and done(ledger, trials, seen))
+        assert study.exhausted or not seen.exhausted
+        assert study.found.winner == seen.winner
+        assert study.found.infeasible == seen.infeasible
+        if study.complete and seen.configurations:
+            assert status in {runner.EXIT_DONE, runner.EXIT_STOPPED}
+        said = re.search(r": (\d+) of (\d+) trials ended", printed)
+        assert said and (int(said[1]), int(said[2])) == (counts.total(), seen.target)
+        if len(study.space.objectives) == 1 and (told := re.search(r"^best .*: trial (\d+)", printed, re.MULTILINE)):
+            assert int(told[1]) == seen.winner.number
+
+    def nothing_has_changed(self, ledger: Ledger, trials) -> None:
+        now = {trial.number: (shown(trial), history(ledger, trial.number)) for trial in trials if trial.state.is_finished()}
+        for number, before in self.frozen.items():
+            assert now[number] == before, f"trial {number} had ended"
+        self.frozen = now
+
+
+def own(ledger: Ledger):
+    return own_trials(Ledger(ledger.name, ledger.root).study().get_trials())
+
+
+def seen_modes(ledger: Ledger):
+    return ledger.space().modes
+
+
+def ran(trial) -> bool:
+    return "verdict" in trial.user_attrs and not rejected(trial)
+
+
+def done(ledger: Ledger, trials, seen) -> bool:
+    return all(trial.state.is_finished() for trial in trials) and (seen.ended.total() >= seen.target or seen.exhausted)
+
+
+def shown(trial) -> str:
+    """All that the study holds of a trial, as text, in which NaN equals NaN."""
+    return repr((trial.state, trial.values, trial.params, sorted(trial.user_attrs.items()), trial.intermediate_values))
+
+
+def history(ledger: Ledger, number: int) -> str:
+    path = ledger.trial(number).history
+    return path.read_text() if path.exists() else ""
+
+
+def finished(trials) -> list:
+    return [trial for trial in trials if trial.state.name == "COMPLETE"]
+
+
+def grouped(trials) -> dict[int, list]:
+    groups: dict[int, list] = {}
+    for trial in finished(trials):
+        groups.setdefault(trial.user_attrs.get(REPEATS, trial.number), []).append(trial)
+    return {group[0].number: group for group in groups.values()}
+
+
+def rated(modes, trials) -> list[tuple[int, float, bool, tuple[float, ...]]]:
+    """The feasible configurations: number, mean of the first objective, whether it was repeated, the losses."""
+    found = []
+    for number, group in grouped(trials).items():
+        broken = [sum(trial.constraints[name] for trial in group) / len(group) for name in group[0].constraints]
+        if all(violation <= 1e-12 for violation in broken):
+            means = [math.fsum(column) / len(group) for column in zip(*(trial.values for trial in group), strict=True)]
+            losses = tuple(-mean if mode == "max" else mean for mean, mode in zip(means, modes, strict=True))
+            found.append((number, means[0], len(group) > 1, losses))
+    return found
+
+
+def winner(modes, trials) -> tuple[int, float] | None:
+    """Done again, by hand: what was repeated before what was not, the mean of the first objective, the earlier trial."""
+    order = sorted(rated(modes, trials), key=lambda each: (not each[2], each[3][0], each[0]))
+    return order[0][:2] if order else None
+
+
+def pareto(modes, trials) -> set[int]:
+    found = rated(modes, trials)
+    found = [each for each in found if each[2]] or found
+    beats = lambda one, other: one != other and all(a <= b for a, b in zip(one, other, strict=True))  # noqa: E731
+    return {each[0] for each in found if not any(beats(other[3], each[3]) for other in found)}
+
+
+def check_trial(ledger: Ledger, space, trial) -> None:
+    """One that has ended: study and history say the same, and its end follows from them."""
+    rows, verdict = read_history(ledger.trial(trial.number).history), trial.user_attrs["verdict"]
+    metrics = [objective.metric for objective in space.objectives]
+    assert trial.state == STATES[verdict["verdict"]]
+    by_history = {row["epoch"]: tuple(row.get(metric, float(SIZE)) for metric in metrics) for row in rows}
+    assert repr(recorded(trial)) == repr(by_history)
+    begun = trial.user_attrs[EPOCHS] if EXPLOITS in trial.user_attrs else 0
+    assert [row["epoch"] for row in rows] == list(range(begun + 1, begun + len(rows) + 1))
+    assert all(row["verdict"] == "" or row["verdict"].startswith("shadow ") for row in rows[:-1])
+    if rows and trial.user_attrs["epochs"]:
+        assert trial.user_attrs["epochs"] == rows[-1]["epoch"]
+        assert rows[-1]["verdict"] == f"{verdict['verdict']}: {verdict['reason']}"
+    if trial.state.name == "COMPLETE":
+        sign = 1 if space.modes[0] == "max" else -1
+        best = max((row for row in rows if math.isfinite(row["val/a"])), key=lambda row: (sign * row["val/a"], -row["epoch"]))
+        assert tuple(trial.values) == by_history[best["epoch"]]
+        bound = {f"val/b <= {each.max:.12g}": best["val/b"] - each.max for each in space.outcome_constraints}
+        assert trial.constraints == bound
+    if set(EXEMPT) & trial.user_attrs.keys():
+        assert verdict["verdict"] in {"finished", "failed"} or verdict["reason"].startswith("not finite"), verdict
+
+
+def check_follow_ups(space, trials) -> None:
+    """Each that was asked for, or that the space asks for, is there once."""
+    alive = [trial for trial in trials if not rejected(trial)]
+    retried = Counter(trial.user_attrs[RETRIES] for trial in alive if RETRIES in trial.user_attrs)
+    copied = Counter(trial.user_attrs[REPLACES] for trial in alive if REPLACES in trial.user_attrs)
+    repeated = Counter(trial.user_attrs[REPEATS] for trial in alive if REPEATS in trial.user_attrs and RETRIES not in trial.user_attrs)
+    further = Counter(
+        (trial.user_attrs[CONTINUES], trial.user_attrs[EPOCHS]) for trial in alive if CONTINUES in trial.user_attrs and not failure_of(trial)
+    )
+    assert all(count == 1 for asked in (retried, copied, further) for count in asked.values())
+    assert set(copied) == {trial.number for trial in alive if "donor" in trial.user_attrs["verdict"]["numbers"]}
+    for trial in alive:
+        if failure_of(trial) == "oom" and space.resources.on_oom == "retry":
+            said = trial.user_attrs["verdict"]["reason"]
+            assert ("(run once more" in said) != ("(not run again" in said)
+            assert trial.number in retried or "(run once more" not in said
+    if space.search.repeats:
+        sources = [trial for trial in finished(trials) if not {CONTINUES, REPEATS} & trial.user_attrs.keys()]
+        feasible = {trial.number for trial in sources if all(each <= 0 for each in trial.constraints.values())}
+        assert set(repeated) <= feasible
+        assert set(repeated.values()) <= {space.search.repeats.seeds - 1}
+        assert len(repeated) >= min(len(feasible), space.search.repeats.top or len(feasible))
+    else:
+        assert not repeated
+    fresh = [frozenset(trial.params.items()) for trial in alive if not follows(trial)]
+    assert len(fresh) == len(set(fresh)), "a setting ran twice"
+
+
+def check_readers(ledger: Ledger, space, trials, root: Path) -> None:
+    """Status, analysis and promotion agree on the winner and the counts."""
+    seen, sweep, best = overview(ledger), load(ledger.name, ledger.root), winner(space.modes, trials)
+    assert seen.winner is None if best is None else seen.best == pytest.approx(best)
+    assert dict(Counter(sweep.trials["verdict"])) == dict(seen.ended)
+    assert (sweep.target, sweep.problems) == (seen.target, ())
+    rivals = sweep.rivals
+    assert (rivals["number"].iloc[0] if len(rivals) else None) == (best and best[0])
+    if best:
+        assert sweep.ranked["value"].iloc[0] == pytest.approx(best[1])
+    assert len(sweep.rejected) == sum(map(rejected, trials))
+    if len(space.objectives) > 1:
+        found = analysed_front(sweep)
+        again = {number: origin for number, origin in sweep.origins.items()}
+        assert {again[number] for number in (found.numbers if found else ())} == {
+            again[number] for number in pareto(space.modes, trials)
+        }
+    console = Console(file=io.StringIO(), width=300)
+    configs = root / "configs"
+    (configs / "experiment").mkdir(parents=True, exist_ok=True)
+    if best:
+        file = promote.promote(ledger, None, None, console, configs)
+        assert f"trial {best[0]}: " in file.read_text()
+    else:
+        with pytest.raises(SweepError, match="No trial of the sweep"):
+            promote.promote(ledger, None, None, console, configs)
+
+
+def check_budget(ledger: Ledger, trials) -> None:
+    """What was used is the sum over the histories, each epoch counted where it was trained."""
+    epochs = seconds = 0.0
+    for trial in trials:
+        rows = read_history(ledger.trial(trial.number).history)
+        copied = trial.user_attrs[CONTINUES] if CONTINUES in trial.user_attrs and rows else None
+        start = trial.user_attrs.get("copied", [0, 0.0])
+        if copied is not None:
+            source = {row["epoch"]: row["seconds"] for row in read_history(ledger.trial(copied).history)}
+            assert source[start[0]] == start[1]
+        rows = [row for row in rows if row["epoch"] > start[0]]
+        took = trial.user_attrs.get("seconds", 0.0)
+        assert took - (rows[-1]["seconds"] if rows else took) in {0.0, 1.0}  # an epoch that lacked a metric took its time, too
+        epochs, seconds = epochs + len(rows), seconds + max(0.0, took - start[1])
+    used = usage.account(ledger, trials).used
+    assert used.epochs == epochs
+    assert used.cost == pytest.approx(seconds * 2 / 3600)
+
+
+def live(plan: dict[str, Any], commands, seed: int) -> None:
+    """A sweep's whole life: commands, kills and interruptions, then as many resumes as it needs."""
+    with platform() as fuse, tempfile.TemporaryDirectory() as directory:
+        sweep = Sweep(Path(directory), plan, random.Random(seed), fuse)
+        ledger = sweep.make()
+        for kind, writes, steps in commands:
+            sweep.command(ledger, kind, writes, steps)
+        for _ in range(60):
+            sweep.command(ledger, "resume")
+            seen = overview(ledger)
+            if seen.state in {"complete", "failed"} and (seen.exhausted or seen.ended.total() >= seen.target):
+                break
+            if seen.more:
+                sweep.command(ledger, "epochs")
+        else:
+            pytest.fail("the sweep never ends")
+        space, trials = ledger.space(), own(ledger)
+        assert all(trial.state.is_finished() for trial in trials)
+        for trial in filter(ran, trials):
+            check_trial(ledger, space, trial)
+        check_follow_ups(space, trials)
+        check_budget(ledger, trials)
+        check_readers(ledger, space, trials, Path(directory))
+
+
+TOGETHER = given(plan=plans(), commands=COMMANDS, seed=st.integers(0, 2**16))
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+@TOGETHER
+def test_whatever_is_combined_works_together(plan, commands, seed):
+    live(plan, commands, seed)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@TOGETHER
+def test_whatever_is_combined_works_together_at_length(plan, commands, seed):
+    live(plan, commands, seed)
