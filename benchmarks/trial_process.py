@@ -7,7 +7,7 @@ Three ways, each trial of which trains the same small MLP through `sweeps.trial.
 
     new      a process a trial, which imports torch and Lightning
     reused   one process for all trials, reset in between as far as a process can reset itself
-    fork     a clean child a trial, of a server that has imported everything: what `sweeps.process` does
+    fork     a clean child a trial, of one server for all slots that has imported everything: what `sweeps.process` does
 
 Starting: milliseconds from "start a trial" to its first training step (wall, and the processor time of the trial's own
 process; the fork's own few milliseconds in the server are in the wall time), and from the end of its training until the
@@ -17,6 +17,9 @@ made ready, stands beside it.
 
 Memory: with 2 and with 8 trials at a time, all of which are held in the middle of their training. USS is what belongs to
 one process alone, PSS counts a page that n processes share as 1/n. Sums over all processes of a way, in MB a trial.
+
+Data: with as many trials at a time on a dataset of 154 MB of images, forked, which share it or load it each for itself: PSS,
+and the ratio of all of them to one. Shared, memory grows with what a trial needs beside its data.
 
 Leaks: a trial runs, then a second one looks at the state of its process before `lhtx` sets anything. "ordinary" is a training
 as any other, "careless" one that leaves something of every kind. Listed is what the second found other than the first did;
@@ -37,51 +40,58 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+
+from sweeps.channel import Channel, paired, shared
+
 ROOT = Path(__file__).resolve().parent.parent
 WAYS = {
-    "new": ["-m", "sweeps.process", "once"],
+    "new": ["-m", "sweeps.process_server", "once"],
     "reused": ["-m", "benchmarks.alternatives.trial_server"],
-    "fork": ["-m", "sweeps.process", "fork"],
+    "fork": ["-m", "sweeps.process_server", "fork"],
 }
-PARTS = ("starting", "memory", "leaks")
+PARTS = ("starting", "memory", "data", "leaks")
 BASE = ("experiment=vimh", "model=vimh_mlp", "test=false", "threads=1", "trainer.accelerator=cpu", "data.generate.size=500")
+LARGE = (
+    *("data=cifar10", "model=vimh_mlp", "test=false", "logger=none", "threads=1", "trainer.accelerator=cpu"),
+    *("data.download=false", "trainer.limit_train_batches=2", "trainer.limit_val_batches=2"),
+)
 
 
 class Slot:
     """A process, or one after another, that runs trials in one of the ways: the client's side of `sweeps.process`."""
 
-    def __init__(self, way: str, directory: Path) -> None:
+    def __init__(self, way: str, directory: Path, **environment: str) -> None:
         self.way, self.directory = way, directory
-        self._server: subprocess.Popen[str] | None = None
+        self._channel: Channel | None = None
+        self._server: subprocess.Popen[bytes] | None = None
+        self._pids: set[int] = set()
         self._trials = 0
+        self._environment = {**os.environ, "OMP_NUM_THREADS": "1", "LHTX_ROOT": str(directory), "PYTHONPATH": str(ROOT)}
+        self._environment |= environment
 
-    def start(self, *overrides: str) -> Path:
+    def start(self, *overrides: str, base: tuple[str, ...] = BASE) -> Path:
         """Begin a trial; its directory."""
-        if self._server is None:
-            self._server = subprocess.Popen(
-                [sys.executable, *WAYS[self.way]],
-                cwd=ROOT,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                bufsize=1,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "LHTX_ROOT": str(self.directory)},
-            )
+        if self._channel is None and self.way == "fork":
+            name = self.directory.name  # all slots of this run share it
+            self._channel, self._server = shared(name, WAYS[self.way], self._environment, outlives=False)
+        elif self._channel is None:
+            self._channel, self._server = paired(WAYS[self.way], self._environment)
         self._trials += 1
         trial = Path(tempfile.mkdtemp(prefix=f"{self.way}-", dir=self.directory))
         stamp = ["+callbacks.stamp._target_=benchmarks.alternatives.stamp.Stamp", f"+callbacks.stamp.file={trial}/stamps.jsonl"]
-        data = f"data.data_dir={self.directory}/data/small"
-        self._say({"number": self._trials, "overrides": [*BASE, data, *stamp, *overrides], "directory": str(trial)})
+        data = f"data.data_dir={self.directory}/data/{'small' if base is BASE else 'large'}"
+        self._say({"number": self._trials, "overrides": [*base, data, *stamp, *overrides], "directory": str(trial)})
         return trial
 
     def until(self, *kinds: str) -> dict[str, Any]:
         """The next message of one of these kinds; reports are answered."""
         while True:
-            line = self._server.stdout.readline()
-            if not line:
-                raise SystemExit(f"{self.way}: the process is gone (exit status {self._server.wait()})")
-            message = json.loads(line)
+            message = self._channel.receive()
+            if message is None:
+                raise SystemExit(f"{self.way}: the process is gone")
+            if message["kind"] == "started":
+                self._pids = {message["pid"], message["server"]} if self.way == "fork" else {message["pid"]}
             if message["kind"] == "failed":
                 raise SystemExit(f"{self.way}: {message['error']}")
             if message["kind"] in kinds:
@@ -101,19 +111,19 @@ class Slot:
 
     def close(self) -> None:
         """End the process."""
-        if self._server is not None:
-            self._server.stdin.close()
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        if self._server is not None and self.way != "fork":
             self._server.wait()
             self._server = None
 
     def processes(self) -> set[int]:
-        """The process and its children."""
-        pid = self._server.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return {pid, *map(int, children)}
+        """The trial's process, and the server that has forked it."""
+        return self._pids
 
     def _say(self, message: dict[str, Any]) -> None:
-        self._server.stdin.write(json.dumps(message) + "\n")
+        self._channel.send({**message, "environment": self._environment})
 
 
 def stamps(trial: Path) -> dict[str, dict[str, float]]:
@@ -169,6 +179,33 @@ def memory(directory: Path, at_once: list[int]) -> None:
         print(f"{way:<14}{cells}", flush=True)
 
 
+def data(directory: Path, at_once: list[int]) -> None:
+    """Print what trials hold that read the same 154 MB."""
+    rows = np.random.default_rng(0).integers(0, 256, (50_000, 3073), dtype=np.uint8)
+    rows[:, 0] %= 10
+    folder = directory / "data" / "large" / "cifar-10-batches-bin"
+    folder.mkdir(parents=True)
+    for number, part in enumerate(np.split(rows, 5), 1):
+        part.tofile(folder / f"data_batch_{number}.bin")
+    rows[:10_000].tofile(folder / "test_batch.bin")
+    print(f"\n{'data, MB':<14}" + "".join(f"{f'PSS, {n} trials':>17}" for n in at_once) + f"{'ratio':>10}")
+    for name, environment in (("shared", {}), ("each its own", {"LHTX_SHARED_DATA": ""})):
+        sums = []
+        for count in at_once:
+            slots = [Slot("fork", directory, **environment) for _ in range(count)]
+            for slot in slots:
+                slot.start("trainer.max_epochs=2", base=LARGE)
+            for slot in slots:
+                slot.until("report")
+            sums.append(sum(footprint(pid)[1] for pid in {pid for slot in slots for pid in slot.processes()}))
+            for slot in slots:
+                slot.go_on()
+                slot.finish()
+            for slot in slots:
+                slot.close()
+        print(f"{name:<14}" + "".join(f"{held:>17.0f}" for held in sums) + f"{sums[-1] / sums[0]:>10.1f}", flush=True)
+
+
 def footprint(pid: int) -> tuple[float, float]:
     """USS and PSS of a process, in MB."""
     fields = {}
@@ -222,6 +259,8 @@ def main() -> None:
             starting(path, 1 if options.quick else options.rounds)
         if "memory" in options.parts:
             memory(path, [1] if options.quick else options.at_once)
+        if "data" in options.parts:
+            data(path, [1] if options.quick else [1, max(options.at_once)])
         if "leaks" in options.parts:
             leaks(path)
 

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import socket
 import subprocess
 import sys
@@ -93,6 +94,9 @@ def shared(
         outlives: whether it may live on when this process ends. Nothing that ends the children of this one reaches it then.
     """
     directory = private_directory()
+    for other in directory.glob("*.socket"):
+        if other.stem != name:
+            remove(other.stem)
     with _locked(directory / f"{name}.lock"):
         connection = socket.socket(socket.AF_UNIX)
         try:
@@ -111,6 +115,11 @@ def shared(
         return Channel(connection), process
 
 
+def data_directory(name: str) -> Path:
+    """Where what a server forks may keep data that all of them read; it is removed after the server."""
+    return private_directory() / f"{name}.data"
+
+
 def may_leave(name: str, listener: socket.socket) -> bool:
     """Whether a server that has no client may leave: it is not to be found any more then."""
     directory = private_directory()
@@ -119,6 +128,7 @@ def may_leave(name: str, listener: socket.socket) -> bool:
             if select.select([listener], [], [], 0)[0]:
                 return False
             (directory / f"{name}.socket").unlink(missing_ok=True)
+            shutil.rmtree(data_directory(name), ignore_errors=True)
             (directory / f"{name}.lock").unlink()
             return True
     except BlockingIOError:
@@ -133,6 +143,7 @@ def remove(name: str) -> None:
             if connection.connect_ex(_path(directory, name)) == 0:
                 return
         (directory / f"{name}.socket").unlink(missing_ok=True)
+        shutil.rmtree(data_directory(name), ignore_errors=True)
         (directory / f"{name}.lock").unlink()
 
 

@@ -26,7 +26,7 @@ from filelock import FileLock
 
 from lhtx.files import write_atomically
 from sweeps.allotment import LOOK_SECONDS, MemoryWatch
-from sweeps.channel import Channel, may_leave
+from sweeps.channel import Channel, data_directory, may_leave
 
 _PR_SET_PDEATHSIG = 1
 
@@ -106,6 +106,9 @@ class _Server:
             code = 1
             try:
                 self._become(client)
+                os.environ.clear()
+                os.environ.update(message["environment"])
+                os.environ.setdefault("LHTX_SHARED_DATA", str(data_directory(self._name)))
                 code = run(client.channel, message)
             except BaseException:  # noqa: BLE001  this process must not go on as a second server
                 traceback.print_exc()
@@ -136,9 +139,7 @@ class _Server:
 
 
 def run(channel: Channel, message: dict[str, Any]) -> int:
-    """Do what a client asks for, in this process, as if the client itself did; the exit status."""
-    os.environ.clear()
-    os.environ.update(message["environment"])
+    """Do what a client asks for, in this process; the exit status."""
     if "space" in message:
         from sweeps.check import answer
 
@@ -191,6 +192,8 @@ def main(mode: str, name: str = "", outlives: str = "") -> None:
     """Serve until there is nobody left to serve."""
     if outlives and os.fork():
         os._exit(0)  # the starter need not wait for this server, nor does it end with the starter's children
+    if not outlives and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # also while it still imports
     connection = socket.socket(fileno=os.dup(0))
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)

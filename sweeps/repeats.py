@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sweeps.attributes import CONTINUES, FOLLOWS, INSTEAD_OF, KILLED, REPEATS, RETRIES, FollowUp, rejected
 from sweeps.outcomes import outcome
 from sweeps.schema import SearchSpace
-from sweeps.settings import Tried
+from sweeps.settings import Tried, count
 from sweeps.stopping import Verdict
 from sweeps.winners import configurations, top
 
@@ -74,6 +74,8 @@ def _searched(space: SearchSpace, trials: Sequence[FrozenTrial]) -> bool:
 
 def _exhausted(space: SearchSpace, trials: Sequence[FrozenTrial]) -> bool:
     """Whether every setting of the space has been tried."""
+    if count(space.parameters) is None:  # the usual case, in which no trial need be looked at
+        return False
     tried = Tried(space)
     for trial in trials:
         if trial.user_attrs.get("verdict", {}).get("reason") != KILLED:  # its setting never ran, and may come again

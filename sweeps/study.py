@@ -195,6 +195,7 @@ class SweepStudy:
             refused = self._proposer.refused(parameters, again=follows(trial))
             self._proposer.remember(parameters, trial.number)
             if refused:
+                self._asked_again -= refused.verdict == "rejected" and follows(trial)
                 self._end(trial.number, refused)
                 continue
             if {CONTINUES, EXPLOITS} & trial.user_attrs.keys():

@@ -7,15 +7,14 @@ answer to each) without the containment. It is what `sweeps.process` is measured
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import os
 import random
 import signal
+import socket
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -65,24 +64,23 @@ def snapshot() -> Callable[[], None]:
 
 def serve() -> None:
     """Run assignment after assignment until the input ends."""
+    from sweeps.channel import Channel
     from sweeps.trial import Assignment, EpochReport, preload, run_trial
 
-    output = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # a library that prints must not speak into the channel
+    channel = Channel(socket.socket(fileno=os.dup(0)))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a trial prints that it begins; the others' logs hold that
     preload()
     reset = snapshot()
 
-    def say(message: dict[str, Any]) -> None:
-        output.write(json.dumps(message) + "\n")
-
     def report(epoch: EpochReport) -> bool:
-        say(epoch.as_message())
-        return json.loads(sys.stdin.readline())["go_on"]
+        channel.send(epoch.as_message())
+        return channel.receive()["go_on"]
 
-    for line in sys.stdin:
-        say({"kind": "finished", "metrics": run_trial(Assignment.from_message(json.loads(line)), report)})
+    while (message := channel.receive()) is not None:
+        channel.send({"kind": "started", "pid": os.getpid(), "server": os.getppid()})
+        channel.send({"kind": "finished", "metrics": run_trial(Assignment.from_message(message), report)})
         reset()
-        say({"kind": "exit", "status": 0})
+        channel.send({"kind": "exit", "status": 0})
 
 
 if __name__ == "__main__":

@@ -40,14 +40,27 @@ class StreamedImages:
 
     def load(self) -> torch.Tensor:
         """Every image, in memory: (N, C, H, W) uint8."""
-        height, width = self.sources[0].shape[2:]
-        images = torch.empty((len(self), len(self.channels), height, width), dtype=torch.uint8)
+        images = torch.empty(self.shape, dtype=torch.uint8)
+        self.fill(images.numpy())
+        return images
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of every image, together."""
+        return (len(self), len(self.channels), *self.sources[0].shape[2:])
+
+    @property
+    def bytes(self) -> int:
+        """What every image takes in memory, together."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def fill(self, images: np.ndarray) -> None:
+        """Write every image to `images`, uint8 of `shape`."""
         for source, end in zip(self.sources, self.ends, strict=True):
             for first in range(0, len(source), 1024):  # so that a selection of channels copies little at a time
                 chunk = source[first : first + 1024]
                 start = end - len(source) + first
-                images.numpy()[start : start + len(chunk)] = chunk[:, self.channels]
-        return images
+                images[start : start + len(chunk)] = chunk[:, self.channels]
 
 
 class Batches(Dataset):

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from lhtx.checkpoints import INPUT_CONSTANTS
 from lhtx.config_errors import near
-from lhtx.data import auxiliary, channels
+from lhtx.data import auxiliary, channels, shared
 from lhtx.data.augment import Augmentation
 from lhtx.data.batches import Batches, BatchOrder, StreamedImages, batch_loader
 from lhtx.data.normalisation import NONE, Constants, measure, parse_normalisation
@@ -222,7 +222,7 @@ class ImageDataModule(LightningDataModule, ABC):
         size = len(images) * len(selected) * info.height * info.width
         fits = size <= self.memory_limit_gib * 2**30
         load = fits if self.in_memory == "auto" else self.in_memory
-        columns: dict[str, torch.Tensor | StreamedImages] = {"image": images.load() if load else images}
+        columns: dict[str, torch.Tensor | StreamedImages] = {"image": shared.load(images) if load else images}
         columns |= _targets(parts, info, heads)
         if self.auxiliary_features:
             everything = StreamedImages(images.sources, range(len(info.channel_labels)))

@@ -76,7 +76,7 @@ def test_what_is_fetched_is_the_sweep(copied):
     said = []
     fetch(cluster, local, None, "best", said.append)
     assert cluster.command == ["pack", "test", "--checkpoints", "best", "/there/runs"]
-    assert said == [f"test is here, in {local.directory}, with the best checkpoints"]
+    assert said == [f"test is here, in {local.directory}, with the best trial's checkpoints"]
     assert local.manifest() == cluster.ledger.manifest()
     here, there = (own_trials(ledger.study().get_trials()) for ledger in (local, cluster.ledger))
     assert [(each.number, each.values, each.user_attrs) for each in here] == [

@@ -171,3 +171,21 @@ def test_a_continuation_that_ran_out_of_memory_is_not_halved(ended, open_study, 
     fail(again)
     assert "it follows another trial, whose batch it shares" in reason(again, 3)
     assert again.complete
+
+
+def test_a_second_run_that_the_constraints_refuse_leaves_the_target_as_a_resumed_driver_sees_it(
+    make_ledger, open_study, run_trial
+):
+    ledger = make_ledger(
+        "  data.batch_size: {power_of_two: [32, 64]}\n"
+        "  data.target_width: {uniform: [1.0, 2.0], when: {data.batch_size: 32}}\n"
+        "constraints: [data.batch_size > 32 or data.target_width > 3]\n"
+        "search: {trials: 2, seed: 3, sampler: random, start_with: [{data.batch_size: 64}]}\nstopping: {scheduler: fifo}\n"
+    )
+    study = open_study(ledger)
+    study.begin(study.propose()["number"])
+    study.fail(0, {"error": "MemoryError: "})
+    assert study.target == 3
+    run_trial(study, [0.5])
+    assert (study.target, study.complete) == (2, True)
+    assert (open_study(ledger).target, study.propose()) == (2, None)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from lhtx.checkpoints import load_checkpoint
+from sweeps.channel import private_directory
 from sweeps.continuation import copy
 from sweeps.ledger import TrialFiles
 from sweeps.process import ServerLost, TrialProcess
@@ -242,3 +243,35 @@ def test_an_answer_that_a_killed_trial_never_read_does_not_confuse_the_next(proc
     assert process.next()["kind"] == "failed"
     process.start(assignment("next", epochs=1))
     assert messages_until_the_end(process)[-1]["kind"] == "finished"
+
+
+def test_clients_of_one_name_share_a_server_and_neither_sees_the_other_s_end(assignment):
+    first, second = (TrialProcess(threads=1, server="shared-by-a-test") for _ in range(2))
+    try:
+        first.start(assignment("first", epochs=500))
+        second.start(assignment("second", epochs=2))
+        first.next()
+        second.next()
+        assert first._server_pid == second._server_pid
+        server, child = first._server_pid, first._child
+        first.close()  # it was waiting for an answer: its trial ends, and the other's goes on
+        assert not alive(child)
+        assert messages_until_the_end(second)[-1]["kind"] == "finished"
+        assert alive(server)
+        second.close()
+        wait_until(lambda: not alive(server))
+        assert not list(private_directory().glob("shared-by-a-test*"))
+    finally:
+        first.close()
+        second.close()
+
+
+def test_what_killed_servers_have_left_is_removed_by_the_next(assignment):
+    for suffix in ("socket", "lock"):
+        (private_directory() / f"killed-in-a-test.{suffix}").touch()
+    process = TrialProcess(threads=1)
+    try:
+        process.connect()
+    finally:
+        process.close()
+    assert not list(private_directory().glob("killed-in-a-test*"))
