@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.frames import Objective
 from analysis.load import Sweep, memory_study
-from analysis.selection import MIN_PAIRS, outside, robust_spread
+from analysis.selection import MIN_PAIRS, bounds, outside, robust_spread
 from analysis.texts import amount
 from sweeps.ledger import front as of_configurations
 
@@ -84,9 +84,8 @@ def _sentences(sweep: Sweep, found: Front) -> list[str]:
     metrics = " and ".join(objective.metric for objective in sweep.objectives)
     if found.complete == 1:
         number = found.numbers[0]
-        out = outside(sweep)
-        within = " within the outcome constraints" if out else ""
-        return [f"Trial {number} is the only one with values{within}: there is nothing to compare it with.", *out]
+        within = " within the outcome constraints" if outside(sweep) else ""
+        return [f"Trial {number} is the only one with values{within}: there is nothing to compare it with.", *bounds(sweep)]
     told = []
     if len(found.trials) == 1:
         told.append(
@@ -127,7 +126,7 @@ def _sentences(sweep: Sweep, found: Front) -> list[str]:
             "If each configuration ran with one seed, nothing here tells how much of the front would survive other seeds: run "
             "its trials with several (`search.repeats`)."
         )
-    return [*told, *outside(sweep)]
+    return [*told, *bounds(sweep)]
 
 
 def _end(sweep: Sweep, objective: Objective, found: Front) -> str:

@@ -64,7 +64,8 @@ def panels(report: Report) -> dict[str, Panel]:
             "How the search went",
             f"{sweep.metric} ({sweep.mode}){first}. A stopped trial stands at the best it had seen: after fewer epochs, "
             "that is not comparable with a complete one's value."
-            + (" The line is of those within the outcome constraints." if outside else ""),
+            + (" The line is of those within the outcome constraints." if outside else "")
+            + (" The line is of single trials; the headline is a mean over seeds." if sweep.repeated and not several else ""),
             "No trial has reported a value yet.",
             figures.history(sweep),
         ),
@@ -115,6 +116,7 @@ def render(report: Report) -> str:
         sweep=sweep,
         panels=panels(report),
         best=tables.ranking(sweep, report.front),
+        near=tables.NEAREST,
         options=tables.options(sweep, report.options, report.front),
         shadow=tables.shadow(sweep, report.guard),
         failures=tables.failures(report.failures),

@@ -11,7 +11,7 @@ import shlex
 from dataclasses import dataclass
 from datetime import datetime
 
-from analysis import selection
+from analysis import selection, tables
 from analysis.frames import for_parquet
 from analysis.front import Front, front
 from analysis.importance import Importances, importances
@@ -84,6 +84,11 @@ class Report:
         if outside := selection.outside(self.sweep):
             return f"No trial is within the outcome constraints{yet}. {outside[0]}"
         return f"No trial has finished with a value{yet}."
+
+    @property
+    def nearest(self) -> tables.Table:
+        """The trials that come near to the outcome constraints, where none is within them."""
+        return tables.nearest(self.sweep) if self.chosen is None else tables.Table([], [])
 
     @property
     def hopeless(self) -> bool:
@@ -176,8 +181,12 @@ class Report:
         elif self.unfinished:
             mended = "go on, once what made the first trials fail is mended" if self.hopeless else "finish it"
             told.append((f"make resume {name}{where}", mended))
-        elif self.chosen is not None:
+        elif self.chosen is not None or self.nearest.rows:
             told.append((f"make extend {name} TRIALS=+10{where}", "ten more trials"))
+        if not self.unfinished and (near := self.nearest.rows):
+            told.append((f"make promote {name} TRIAL={near[0][0]}{where}", "take the nearest one, which misses as shown above"))
+            other = shlex.quote(f"{self.sweep.name}2")
+            told.append((f"make sweep NAME=SPACE AS={other}{where}", "another sweep, with looser bounds in its search space"))
         if self.failures:
             first = self.failures[0]
             told.append((f"make debug {name} TRIAL={first.numbers[0]}{where}", f"replay a trial that {_ended(first)}"))

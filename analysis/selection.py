@@ -133,8 +133,8 @@ def robust_spread(gaps: pd.Series) -> float:
 def _sentences(sweep: Sweep, found: Selection) -> list[str]:
     """What to tell a reader, each sentence true on its own."""
     if found.seeds:
-        return [*_of_seeds(sweep, found), *outside(sweep)]
-    return [*_of_one_seed(sweep, found), *outside(sweep)]
+        return [*_of_seeds(sweep, found), *bounds(sweep)]
+    return [*_of_one_seed(sweep, found), *bounds(sweep)]
 
 
 def outside(sweep: Sweep) -> list[str]:
@@ -149,6 +149,15 @@ def outside(sweep: Sweep) -> list[str]:
         f"{counted(len(broken), 'complete trial')} of {len(complete)} {'is' if len(broken) == 1 else 'are'} outside an outcome "
         f"constraint and cannot be the best: {kinds}."
     ]
+
+
+def bounds(sweep: Sweep) -> list[str]:
+    """How the COMPLETE trials stand to the outcome constraints; nothing where there are none."""
+    names = {name: None for trial in sweep.study.get_trials(deepcopy=False) for name in trial.constraints}
+    if not names or sweep.complete.empty:
+        return []
+    held = len(sweep.complete)
+    return outside(sweep) or [f"{f'All {held} complete trials are' if held > 1 else 'It is'} within {listed(list(names))}."]
 
 
 def _of_seeds(sweep: Sweep, found: Selection) -> list[str]:
@@ -193,9 +202,10 @@ def _spread(sweep: Sweep, trials: Sequence[int], column: str) -> str:
     if len(values) < 2:
         return f"{values[0]:.4g} with one seed"
     low, high = repeats.interval(values)
+    little = ": two seeds tell little" if len(values) == 2 else ""
     return (
         f"{mean(values):.4g} over {len(values)} seeds, with a standard deviation of {deviation(values):.2g}; the 95 % interval "
-        f"of the mean is from {low:.4g} to {high:.4g} (Student's t)"
+        f"of the mean is from {low:.4g} to {high:.4g} (Student's t){little}"
     )
 
 

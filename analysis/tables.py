@@ -16,6 +16,8 @@ from analysis.statistics import Failure, GuardResult, Option, short_names
 from analysis.texts import NOTHING, amount, duration, text, thousands
 
 BEST_TRIALS = 10
+NEAREST_TRIALS = 5
+NEAREST = "Nearest to the outcome constraints: the fewest bounds missed, of these the least in sum."
 ORIGINS = ("retries", "continues", "repeats", "replaces")
 """The columns that say which other trial one follows."""
 
@@ -98,6 +100,18 @@ def best_trials(sweep: Sweep, count: int = BEST_TRIALS) -> Table:
         rows.append([*cells, _epochs(row), thousands(row["parameters"]), duration(row["seconds"]), text(row["seed"])])
     start = 3 + len(origin) + len(seeds) + len(test)
     return _table(sweep, headers, rows, start, words={2} if origin else set(), marked=0)
+
+
+def nearest(sweep: Sweep, count: int = NEAREST_TRIALS) -> Table:
+    """The COMPLETE trials outside an outcome constraint, by how far they miss; with no row if none is outside."""
+    missed = {
+        trial.number: [by for by in trial.constraints.values() if by > 0] for trial in sweep.study.get_trials(deepcopy=False)
+    }
+    outside = sweep.complete[sweep.complete["violated"] != ""].set_index("number", drop=False)
+    numbers = sorted(outside.index, key=lambda number: (len(missed[number]), sum(missed[number]), number))
+    chosen = [outside.loc[number] for number in numbers[:count]]
+    rows = [[str(row["number"]), text(row["value"]), row["violated"]] for row in chosen]
+    return Table(["trial", sweep.metric, "misses"], rows, {0, 1})
 
 
 def ranking(sweep: Sweep, found: Front | None) -> Table:

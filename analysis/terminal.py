@@ -36,6 +36,9 @@ def print_report(report: Report, console: Console) -> None:
         console.print(*_fitted(best.head(tables.BEST_TRIALS), console))
     else:
         console.print(Text(report.no_value))
+        if (nearest := report.nearest).rows:
+            console.print(Text(tables.NEAREST))
+            console.print(*_broken(nearest, console))
     if len(best.rows) > tables.BEST_TRIALS:
         console.print(Text(f"… and {len(best.rows) - tables.BEST_TRIALS} more, on the page", style="dim"))
 
@@ -100,16 +103,17 @@ def _fitted(table: Table, console: Console) -> list[RichTable]:
         [row[trial], "  ".join(f"{table.headers[index]}={row[index]}" for index in searched if row[index] != NOTHING)]
         for row in table.rows
     ]
-    return [_rich(table.only(facts)), _rich(Table(["trial", "parameters"], rows, {0}, table.marked))]
+    parameters = _rich(Table(["trial", "parameters"], rows, {0}, table.marked))
+    return [*_broken(table.only(facts), console, trial + 1), parameters]
 
 
-def _broken(table: Table, console: Console) -> list[RichTable]:
-    """The table as it is if it fits; else its last columns below the others, each beside the first column again."""
+def _broken(table: Table, console: Console, keys: int = 1) -> list[RichTable]:
+    """The table as it is if it fits; else its last columns below the others, beside the first `keys` again."""
     last = len(table.headers)
-    while last > 2 and not _fits(table.only(range(last)), console):
+    while last > keys + 1 and not _fits(table.only(range(last)), console):
         last -= 1
     rest = range(last, len(table.headers))
-    return [_rich(table.only(range(last))), *(_broken(table.only([0, *rest]), console) if rest else [])]
+    return [_rich(table.only(range(last))), *(_broken(table.only([*range(keys), *rest]), console, keys) if rest else [])]
 
 
 def _fits(table: Table, console: Console) -> bool:

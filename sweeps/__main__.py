@@ -1,6 +1,12 @@
 """`python -m sweeps …`."""
 
-from sweeps.cli import main
+import sys
 
 if __name__ == "__main__":
-    main()
+    try:
+        from sweeps.cli import main
+
+        main()
+    except KeyboardInterrupt:  # while all that is being imported, too
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import socket
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
 from typing import Any
@@ -70,6 +71,10 @@ def dashboard_server(ledger: Ledger, host: str = HOST, port: int | None = None) 
 
 def _unable(host: str, port: int, error: Exception) -> SweepError:
     why = error.strerror if isinstance(error, OSError) else "expected 0 (any that is free) to 65535"
+    if isinstance(error, socket.gaierror):
+        return SweepError(f"There is no address {host!r} to listen on ({why}): expected one of this machine, such as {HOST}.")
+    if isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL:
+        return SweepError(f"{host} is no address of this machine: expected one, such as {HOST}.")
     return SweepError(f"The dashboard cannot listen on {host}, port {port} ({why}). Without --port it takes a free one.")
 
 

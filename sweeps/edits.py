@@ -7,6 +7,7 @@ which trials there are and how they were judged stays as it was; how many, with 
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from sweeps.ledger import Ledger
 from sweeps.located_yaml import dump as dump_yaml
 from sweeps.located_yaml import parse
 from sweeps.outputs import shown_url
-from sweeps.space import SearchSpace, dump, load_space
+from sweeps.space import DEFAULT_DIRECTORY, SearchSpace, dump, load_space
 
 ALLOWED: tuple[tuple[str, ...], ...] = (
     ("description",),
@@ -221,10 +222,11 @@ def _refuse(ledger: Ledger, file: Path, changes: list[Edit]) -> None:
     if not forbidden:
         return
     lines = "\n".join(f"  {edit}" for edit in forbidden)
+    space = file.stem if file.parent.resolve() == DEFAULT_DIRECTORY.resolve() else shlex.quote(str(file))
     may = ", ".join(".".join(path) for path in ALLOWED)
     raise SpaceError(
         f"{file} was edited since the sweep {ledger.name!r} began, and what its trials are compared by must stay:\n{lines}\n"
-        f"Undo that; or search the new space as another sweep, with `make sweep NAME={file.stem} AS={ledger.name}2"
+        f"Undo that; or search the new space as another sweep, with `make sweep NAME={space} AS={ledger.name}2"
         f"{ledger.runs_variable}`; or go on without it, with `{ledger.command('resume')} ARGS=--recorded`. "
         f"These may change: {may}."
     )

@@ -15,10 +15,11 @@ from rich.text import Text
 
 from sweeps import hparams, quota
 from sweeps.attributes import own_trials
+from sweeps.errors import Problem, SpaceError
 from sweeps.ledger import Ledger
 from sweeps.mirror import Mirror, mirrored_to, open_mirror
 from sweeps.mirror_target import open_target
-from sweeps.notify import Ending, Notification
+from sweeps.notify import Ending, Notification, missing
 from sweeps.outputs import NotifyEvent, Results
 from sweeps.results_place import VARIABLE, ResultsPlace, chosen
 from sweeps.schema import SearchSpace
@@ -30,8 +31,12 @@ def check(space: SearchSpace, ledger: Ledger) -> None:
     """Refuses what a new sweep could not do, before anything is made.
 
     Raises:
+        SpaceError: who is to be told cannot be.
         MirrorError: where it is to be copied to cannot be written, or holds another sweep.
     """
+    if problem := missing(space.outputs.notify):
+        path = ("notify", "command")
+        raise SpaceError([Problem(space.where(path), f"{'.'.join(path)}: {problem}. Nothing was started")])
     if place := _place(space):
         open_target(place, ledger)
 
@@ -64,6 +69,8 @@ def beside(study: SweepStudy, console: Console, notification: Notification) -> I
         if mirror:
             mirror.wake(number)
 
+    if problem := missing(study.space.outputs.notify):  # a new sweep was refused; this one goes on
+        console.print(Text.assemble(("notify", "yellow"), f": {problem}"), soft_wrap=True)
     notification.begin(study.space.outputs.notify, partial(ending, study))
     tidy()
     study.on_end.append(ended)
@@ -134,7 +141,11 @@ def outcome(study: SweepStudy, end: End | None) -> tuple[NotifyEvent, str]:
     """What a run has come to, and in a sentence."""
     said = f"{study.ended.total()} of {study.target} trials have ended"
     if study.complete:
-        return ("complete", said) if study.best else ("failed", f"{said}, none of them with a value")
+        if study.best:
+            return "complete", said
+        if study.found.complete_trials:
+            return "complete", f"{said}, none of them within the outcome constraints"
+        return "failed", f"{said}, none of them with a value"
     if study.hopeless:
         return "failed", f"{said}; the first all ended for one reason: {study.hopeless}"
     states: dict[End | None, NotifyEvent] = {End.INTERRUPTED: "interrupted", End.BUDGET: "budget"}

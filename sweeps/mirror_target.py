@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 2**20
 _PROBE = ".writable"
+_MEND = "Nothing was started: mend that, name another place with `results`, or leave it out."
 
 
 @dataclass
@@ -89,10 +90,7 @@ class Target:
             self.write(_PROBE, io.BytesIO(b"may be removed\n"))
             self.files.delete_file(self.at(_PROBE))
         except Exception as error:  # each file system's library has its own errors
-            raise MirrorError(
-                f"{self.place.shown} cannot be written: {told(error)}. Nothing was started: mend that, name another place with "
-                "`results`, or leave it out."
-            ) from error
+            raise MirrorError(f"{self.place.shown} cannot be written: {told(error)}. {_MEND}") from error
 
 
 def belongs(target: Target, ledger: Ledger) -> None:
@@ -104,7 +102,7 @@ def belongs(target: Target, ledger: Ledger) -> None:
     try:
         there = target.manifest(ledger.manifest_file.name)
     except Exception as error:  # each file system's library has its own errors
-        raise MirrorError(f"{target.place.shown} cannot be read: {told(error)}.") from error
+        raise MirrorError(f"{target.place.shown} cannot be read: {told(error)}. {_MEND}") from error
     if there is None:
         return
     here = ledger.manifest() if ledger.exists() else None
@@ -127,7 +125,10 @@ def open_target(place: ResultsPlace, ledger: Ledger) -> Target:
     Raises:
         MirrorError: it cannot be written, or holds something else.
     """
-    target = Target.of(place, ledger.name)
+    try:
+        target = Target.of(place, ledger.name)
+    except MirrorError as error:
+        raise MirrorError(f"{error} {_MEND}") from error
     if target.files.type_name == "local":
         there, here = Path(target.path).resolve(), ledger.directory.resolve()
         if there == here or here in there.parents:

@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -128,6 +129,13 @@ def tell(notify: Notify, ending: Ending, console: Console, pause: Callable[[floa
         _say(console, problem)
     if notify.webhook is not None and (problem := call_webhook(notify.webhook, ending, pause)):
         _say(console, problem)
+
+
+def missing(notify: Notify | None) -> str | None:
+    """That the program of its command cannot be run here, in words; None if it can."""
+    if notify is None or notify.command is None or shutil.which(notify.arguments[0]):
+        return None
+    return f"{notify.arguments[0]!r} is no program that can be run here: expected one on the PATH, or the path of an executable"
 
 
 def _say(console: Console, problem: str) -> None:

@@ -102,7 +102,7 @@ def _variable() -> tuple[Place, str | None] | None:
     try:
         return _split(text)
     except ValueError as error:
-        raise StorageError(f"{VARIABLE}: {error}.") from None
+        raise StorageError(f"{VARIABLE}: {str(error).removesuffix('.')}.") from None
 
 
 def chosen(said: str | None) -> Place:

@@ -69,10 +69,17 @@ def promote(ledger: Ledger, number: int | None, name: str | None, console: Conso
     _check(text, chosen, configs)
     write_atomically(file, text)
     console.print(f"trial {number} of {ledger.name}: {file}", soft_wrap=True)
+    if broken := _broken(trial):
+        console.print(f"it breaks an outcome constraint: {broken}", soft_wrap=True)
     if gone := removed(ledger, number):
         console.print(gone, soft_wrap=True)
     console.print(f"train it again: python -m lhtx.train experiment={name}", soft_wrap=True)
     return file
+
+
+def _broken(trial: FrozenTrial) -> str:
+    """The outcome constraints that it breaks, and by how much; empty if all hold."""
+    return ", ".join(f"{name} by {violation:.4g}" for name, violation in trial.constraints.items() if violation > 0)
 
 
 def _ended(trial: FrozenTrial) -> str:
@@ -184,6 +191,6 @@ def _provenance(seen: Overview, trial: FrozenTrial, mark: str) -> str:
         best = "Best by mean over" if found == seen.winner else "Its configuration ran with"
         numbers, spread = ", ".join(map(str, found.trials)), f"standard deviation {found.deviations[0]:.3g}"
         lines.append(f"# {best} {found.seeds} seeds (trials {numbers}): {metric} {found.values[0]:.6g}, {spread}.")
-    if broken := [f"{name} by {violation:.4g}" for name, violation in trial.constraints.items() if violation > 0]:
-        lines.append(f"# Breaks an outcome constraint: {', '.join(broken)}.")
+    if broken := _broken(trial):
+        lines.append(f"# Breaks an outcome constraint: {broken}.")
     return "\n".join(lines) + "\n"

@@ -64,6 +64,11 @@ def _none(base: ResultsPlace, name: str, manifest: str) -> str:
     directories = [info.base_name for info in found if info.type == FileType.Directory]
     names = [each for each in directories if files.get_file_info(f"{path}/{each}/{manifest}").type == FileType.File]
     near = get_close_matches(name, names, n=3, cutoff=0.4) or names[:10]
+    parent = base.shown.removesuffix(f"/{name}")
+    if parent != base.shown and files.get_file_info(f"{path}/{manifest}").type == FileType.File:
+        return (
+            f"There is no sweep {name!r} at {base.shown}, which is itself one: the directory above is expected, FROM={parent}."
+        )
     there = f"There are: {', '.join(near)}." if near else "There is none."
     return f"There is no sweep {name!r} at {base.shown}. {there}"
 

@@ -16,7 +16,7 @@ from sweeps.errors import LedgerError
 from sweeps.ledger import Ledger
 from sweeps.outcomes import outcome
 from sweeps.sizes import size_text
-from sweeps.winners import configurations, order, top
+from sweeps.winners import best, configurations, order, top
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -35,10 +35,10 @@ def kept(
     """Which of the checkpoints that are `present` stay.
 
     Of the `best` trials, `best.ckpt` and what else is no `last.ckpt`; of the `last` ones, `last.ckpt`. Ranked are the
-    configurations, by all their trials, as the winner is found (`sweeps.winners`); of several objectives, by Pareto front and
-    crowding; those that violate an outcome constraint come last. Of each counts the first seed whose best checkpoint there is.
-    All of a trial stays that has not ended or that is not the study's; so does all of one that another, which has not ended,
-    follows from.
+    configurations, by all their trials, as the winner is found (`sweeps.winners`); of several objectives, the winner by the
+    first of them, then by Pareto front and crowding; those that violate an outcome constraint come last. Of each counts the
+    first seed whose best checkpoint there is. All of a trial stays that has not ended or that is not the study's; so does all
+    of one that another, which has not ended, follows from.
 
     Args:
         trials: all of the study's own, waiting ones too.
@@ -66,6 +66,7 @@ def kept(
 def _ranked(modes: Sequence[Mode], trials: Iterable[FrozenTrial]) -> list[Configuration]:
     """The configurations of these trials, the best first."""
     found = configurations(outcome(trial) for trial in trials if trial.state.name == "COMPLETE")
+    winner = best(found, modes)
     if len(modes) == 1:
         ranked = order(found, modes)
     else:
@@ -75,6 +76,7 @@ def _ranked(modes: Sequence[Mode], trials: Iterable[FrozenTrial]) -> list[Config
             for group in ([each for each in feasible if each.repeated], [each for each in feasible if not each.repeated])
             for configuration in top(group, modes, len(group))
         ]
+        ranked.sort(key=lambda each: each != winner)  # the winner by the first objective, which `promote` takes, is one of them
     infeasible = [each for each in found if not each.feasible]
     return [*ranked, *top(infeasible, modes, len(infeasible))]
 

@@ -97,7 +97,7 @@ class ResultsPlace:
             found, path = url_to_fs(self.url)
             return PyFileSystem(FSSpecHandler(found)), path.rstrip("/")
         except Exception as error:  # each file system's library has its own errors
-            raise MirrorError(f"{self.shown} cannot be opened: {told(error)}") from error
+            raise MirrorError(f"{self.shown} cannot be opened: {told(error).rstrip('.')}.") from error
 
     def _for_arrow(self) -> str:
         """The URL as pyarrow takes it: a bucket without a directory too, and nobody waits a quarter of an hour."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from lhtx.files import check_directory
 from sweeps import edits, housekeeping, manifest, older_study, ray_dashboard, resources, warm_start, workers
 from sweeps.cluster.fetch import require_at_rest
 from sweeps.creation import create_ledger
@@ -61,6 +62,11 @@ def run(space_name: str, name: str | None, root: Path, console: Console) -> int:
     space = load_space(space_name)
     ledger = Ledger(name or space.name, root)
     if ledger.exists():
+        if holder := ledger.holder():
+            raise LedgerError(
+                f"The sweep {ledger.name!r} is being run by {holder}. See how it stands with `{ledger.command('status')}`, "
+                f"or run this one under another name with AS={ledger.name}2."
+            )
         raise LedgerError(
             f"{ledger.directory}/ exists: a sweep is never overwritten. Continue it with `{ledger.command('resume')}`, "
             f"give it more trials with `{ledger.command('extend')} TRIALS=+10`, or run this one under another name: "
@@ -68,7 +74,8 @@ def run(space_name: str, name: str | None, root: Path, console: Console) -> int:
         )
     if ledger.directory.exists():
         raise LedgerError(f"{ledger.directory} exists and holds no sweep: move it away, or choose another name with AS=….")
-    sources = warm_start.sources(space, root)
+    check_directory(root, "RUNS")
+    sources = warm_start.sources(space, root, ledger)
     for line in (line for source in sources for line in source.told()):
         console.print(line, soft_wrap=True)
     if told := check(chosen(space.storage)):
@@ -81,6 +88,7 @@ def run(space_name: str, name: str | None, root: Path, console: Console) -> int:
             slots = resources.concurrency(space.resources, nodes)
             started = workers.prestart(min(slots, space.search.trials)) if len(nodes) == 1 else []
             import sweeps.searcher  # noqa: F401  Tune, which takes a second
+
             validation = server.check(space, interruption)
             if validation is None or interruption.requested:
                 console.print("interrupted before anything was written")
@@ -168,13 +176,14 @@ def _work(study: SweepStudy, console: Console, interruption: Interruption) -> En
     """Start Ray and run trials; why that stopped early, or None."""
     space = study.space
     if study.interrupted:
-        console.print(f"{study.interrupted} interrupted trials go on from their last checkpoints.")
+        goes_on = "goes on from its last checkpoint" if study.interrupted == 1 else "go on from their last checkpoints"
+        console.print(f"{_counted(study.interrupted, 'interrupted trial')} {goes_on}.")
     try:
         with warm(space) as server, _ray() as nodes:
             ray_dashboard.tell(console)
             concurrency = resources.concurrency(space.resources, nodes)
             console.print(
-                f"{study.target - study.ended.total()} trials to run, {min(concurrency, study.target)} at a time, "
+                f"{_counted(study.target - study.ended.total(), 'trial')} to run, {min(concurrency, study.target)} at a time, "
                 f"with {resources.told(space.resources)} each"
             )
             if interruption.requested:
@@ -182,6 +191,10 @@ def _work(study: SweepStudy, console: Console, interruption: Interruption) -> En
             return _tune(study, space, console, concurrency, interruption, server.token)
     except KeyboardInterrupt:  # the second time
         return End.INTERRUPTED
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def network_size(overrides: list[str]) -> int:
@@ -295,7 +308,9 @@ def _conclude(study: SweepStudy, end: End | None, seconds: float, console: Conso
         console.print(f"every setting of the space has been tried: of {study.target} trials no more can run", soft_wrap=True)
     if study.complete and study.found.complete_trials:
         return EXIT_DONE
-    kept = f"{len(study.running) + study.interrupted} unfinished trials kept their last checkpoints."
+    unfinished = len(study.running) + study.interrupted
+    checkpoints = "its last checkpoint" if unfinished == 1 else "their last checkpoints"
+    kept = f"{_counted(unfinished, 'unfinished trial')} kept {checkpoints}."
     go_on = f"{kept} Go on with: {ledger.command('resume')}"
     if end is End.INTERRUPTED:
         console.print(f"interrupted. {go_on}", soft_wrap=True)

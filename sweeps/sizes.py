@@ -23,7 +23,7 @@ def parse_size(text: object) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text) if isinstance(text, str) else None
     unit = next((unit for unit in UNITS if found and unit.lower() == found[2].lower()), None)
     if found is None or unit is None:
-        raise ValueError(f"a number with its unit is expected, as 4 GiB or 500 MB; units: {', '.join(UNITS)}")
+        raise ValueError(f"found {text!r}: a number with its unit is expected, as 4 GiB or 500 MB; units: {', '.join(UNITS)}")
     return round(float(found[1]) * UNITS[unit])
 
 

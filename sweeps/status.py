@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from sweeps.errors import LedgerError
 from sweeps.ledger import Ledger
 from sweeps.overview import Overview, Running, overview, overviews
 from sweeps.quota import Stock
@@ -22,6 +23,8 @@ COLOURS = {"running": "cyan", "interrupted": "yellow", "complete": "green", "fai
 def show_list(root: Path, console: Console) -> None:
     """One line a sweep, the latest last."""
     found = overviews(root)
+    if root.exists() and not root.is_dir():
+        raise LedgerError(f"{root} is no directory: name the one that sweeps live in, with RUNS=….")
     if not found:
         console.print(f"no sweep in {root}/ yet: start one with `make sweep NAME=…`", soft_wrap=True)
         return

@@ -59,7 +59,11 @@ def check(place: Place) -> str | None:
         StorageError: it does not, or its driver is missing.
     """
     if place.url:
-        close(open_storage(place, Path(), new=True))
+        try:
+            close(open_storage(place, Path(), new=True))
+        except StorageError as error:
+            said = str(error) if str(error).endswith((".", "?")) else f"{error}."
+            raise type(error)(f"{said} Nothing was started: mend that, or name another place with `storage`.") from error
     words = [word for word in (place.url or FILES[place.kind], overruled(place)) if word]
     return ", ".join(words) if place.url or len(words) > 1 else None
 

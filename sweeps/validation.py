@@ -208,7 +208,11 @@ class _Validator:
 
     def logged(self, metric: str, place: KeyPath, rankable: list[str]) -> None:
         """A metric is among those that a trial logs after each epoch."""
-        if metric not in rankable:
+        validation = f"val/{metric.removeprefix('test/')}"
+        if metric.startswith("test/") and place[0] == "outcome_constraints":
+            instead = f"bound {validation} instead" if validation in rankable else "bound one that is logged after each epoch"
+            self.problem(place, f"{metric} cannot be bounded: to choose by a test metric spoils it; {instead}")
+        elif metric not in rankable:
             self.problem(place, f"no trial logs {metric!r} after an epoch. {suggestions(metric, rankable)}")
 
     def drawn(self, samples: int) -> dict[str, list[int]]:

@@ -70,10 +70,12 @@ class Source:
         return said
 
 
-def sources(space: SearchSpace, root: Path) -> list[Source]:
+def sources(space: SearchSpace, root: Path, new: Ledger | None = None) -> list[Source]:
     """What each sweep that `space` names under `search.from` has for it.
 
-    Args: root: the directory of all sweeps, where a name is looked up; a text with a `/` is the path of a sweep's directory.
+    Args:
+        root: the directory of all sweeps, where a name is looked up; a text with a `/` is the path of a sweep's directory.
+        new: the sweep that is to learn, if it has a name already.
 
     Raises:
         SpaceError: one of them is missing, cannot be read, has other objectives, or no trial that fits; with why.
@@ -81,6 +83,8 @@ def sources(space: SearchSpace, root: Path) -> list[Source]:
     found, problems = [], []
     for index, name in enumerate(space.search.sources):
         try:
+            if _same(new, name, root):
+                raise ValueError("a sweep cannot learn from itself")
             found.append(_source(space, name, root))
         except (LedgerError, ValueError) as error:
             problems.append(Problem(space.where(("search", "from", index)), f"search.from.{index}: {error}"))
@@ -93,10 +97,18 @@ def sources(space: SearchSpace, root: Path) -> list[Source]:
     return found
 
 
+def _same(new: Ledger | None, name: str, root: Path) -> bool:
+    """Whether a name under `search.from` is that of the sweep itself."""
+    there = Path(name) if "/" in name else root / name
+    return new is not None and there.resolve() == new.directory.resolve()
+
+
 def _source(space: SearchSpace, name: str, root: Path) -> Source:
     from sqlalchemy.exc import DatabaseError
 
     path = Path(name)
+    if "/" in name and not Ledger(path.name, path.parent).exists():
+        raise LedgerError(f"{name} is no sweep's directory")
     ledger = (Ledger(path.name, path.parent) if "/" in name else Ledger(name, root)).require()
     study = ledger.study()
     _check_objectives(space, study, ledger.name)

@@ -2,27 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import socket
-from pathlib import Path
 from typing import Any
-
-
-def running_here() -> str | None:
-    """The address of the Ray that this user has started on this machine with `ray start`, if it answers."""
-    from ray._private.services import find_bootstrap_address
-    from ray._private.utils import get_ray_address_file
-
-    file = Path(get_ray_address_file(None))
-    if not file.is_file() or file.stat().st_uid != os.getuid():
-        return None
-    address = find_bootstrap_address(None)
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=2).close()
-    except (OSError, ValueError):
-        return None  # it was killed, and could not remove the file
-    return address
 
 
 def prestart(count: int) -> list[Any]:

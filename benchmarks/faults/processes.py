@@ -14,27 +14,27 @@ from benchmarks.faults.process_tree import descendants
 from benchmarks.faults.workshop import Command, Workshop, check, ended, epochs, trials
 from sweeps.ledger import Ledger
 
-START_SECONDS = 14.0
-"""Kills come within so many seconds of a driver's start: while it starts, and in the first seconds of its trials."""
-
 
 def killed_drivers(workshop: Workshop, kills: int = 20, seed: int = 7) -> Outcome:
-    """The driver is killed `kills` times over one sweep, at instants drawn evenly; after each, all that had ended must be as it
-    was."""
+    """The driver is killed `kills` times over one sweep, at instants drawn evenly: while it starts, and for half as long again
+    while its trials run. After each, all that had ended must be as it was."""
     widths, rng = 4, random.Random(seed)
     truth, space, ledger = workshop.truth(widths), workshop.space("killed", widths), workshop.ledger("killed")
+
+    def again() -> tuple[str, str | Path]:
+        return ("resume", "killed") if ledger.exists() else ("run", space)
+
     before: dict = {}
-    lost, phases = 0, []
+    lost = 0
     for _ in range(kills):
-        command = workshop.start("resume", "killed") if ledger.exists() else workshop.start("run", space)
+        command = workshop.start(*again())
         with suppress(subprocess.TimeoutExpired):
-            command.process.wait(rng.uniform(0.5, START_SECONDS))
+            command.process.wait(rng.uniform(0.5, 1.5 * workshop.start_seconds))
         command.kill()
         now = ended(workshop.ledger("killed"))
         lost += sum(now.get(number) != facts for number, facts in before.items())
-        phases.append(len(now) - len(before))
         before = now
-    status, output = workshop.run("resume", "killed")
+    status, output = workshop.run(*again())
     found = check(workshop.ledger("killed"), before, truth)
     going = f"{kills} kills while {len(before)} of {len(truth)} trials ended, {lost} of them lost on the way"
     return Outcome.of(line_with(output, "trials ended", "have ended"), found, status == lost == 0, going)

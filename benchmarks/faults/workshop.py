@@ -60,6 +60,8 @@ class Workshop:
     directory: Path
     samples: int = 400
     epochs: int = EPOCHS
+    start_seconds: float = 0.0
+    """How long the last sweep that nothing happened to took from the command to its first epoch."""
     _truths: dict[int, Truth] = field(default_factory=dict)
 
     @property
@@ -96,7 +98,10 @@ class Workshop:
         """What a grid comes to when nothing happens to it."""
         if widths not in self._truths:
             name = f"untouched{widths}"
-            status, output = self.run("run", self.space(name, widths))
+            begun, command = time.monotonic(), self.start("run", self.space(name, widths))
+            command.wait_for(lambda: epochs(self.ledger(name)))
+            self.start_seconds = time.monotonic() - begun
+            status, output = command.end()
             if status:
                 raise RuntimeError(output)
             self._truths[widths] = found(self.ledger(name))

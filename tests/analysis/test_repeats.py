@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from scipy import stats
 from typer.testing import CliRunner
 
@@ -21,9 +23,16 @@ from analysis.report import build
 from analysis.selection import outside, selection
 from analysis.statistics import options
 from analysis.tables import all_trials, best_trials, ranking
+from analysis.terminal import print_report
 from sweeps.ledger import FROM
 
 CNN, MLP, SDN = {"model": "vimh_cnn"}, {"model": "vimh_mlp"}, {"model": "vimh_sdn"}
+
+
+def printed(report, width):
+    console = Console(width=width, file=io.StringIO())
+    print_report(report, console)
+    return console.file.getvalue()
 
 
 def read(ledger):
@@ -176,11 +185,39 @@ def test_what_is_outside_a_constraint_is_never_the_best(bounded):
 
 
 def test_where_none_is_within_the_report_says_so(write_ledger, made):
-    trials = [made((value,), violations={"val/loss <= 0.5": 0.25}) for value in (0.5, 0.6)]
+    trials = [made((value,), violations={"val/loss <= 0.5": by}) for value, by in ((0.5, 0.25), (0.6, 0.125), (0.7, 2.0))]
     report = build(read(write_ledger(trials)))
     assert (report.selection, report.chosen) == (None, None)
-    assert report.no_value.startswith("No trial is within the outcome constraints. 2 complete trials of 2 are outside")
+    assert report.no_value.startswith("No trial is within the outcome constraints. 3 complete trials of 3 are outside")
+    assert [row[0] for row in report.nearest.rows] == ["1", "0", "2"]
+    assert report.nearest.rows[0] == ["1", "0.6", "val/loss <= 0.5 by 0.125"]
+    assert "val/loss <= 0.5 by 0.125" in printed(report, 80)
+    commands = [command for command, _ in report.commands()]
+    assert [command.split()[1] for command in commands] == ["extend", "promote", "sweep"]
+    assert " TRIAL=1 " in f"{commands[1]} "
     assert report.no_value in render(report).replace("&lt;=", "<=")
+
+
+def test_bounds_that_hold_are_named(write_ledger, made):
+    trials = [made((value,), violations={"val/loss <= 10": -1.0}) for value in (0.5, 0.6)]
+    report = build(read(write_ledger(trials)))
+    assert report.sentences[-1] == "All 2 complete trials are within val/loss <= 10."
+    assert not report.nearest.rows
+
+
+def test_a_narrow_terminal_cuts_no_column_of_repeats(repeated):
+    report = build(read(repeated))
+    text = printed(report, 80)
+    table = best_trials(report.sweep)
+    assert all(cell in text for row in table.rows for cell in row)
+    assert all(word in text for header in table.headers for word in header.split())
+    assert max(len(line) for line in text.splitlines() if not line.startswith(("make", "python"))) <= 80
+    assert "The line is of single trials; the headline is a mean over seeds." in render(report)
+
+
+def test_two_seeds_tell_little(write_ledger, made):
+    trials = [made((0.8,), params=MLP, seed=1), made((0.7,), params=MLP, origin={"repeats": 0}, seed=2)]
+    assert "two seeds tell little" in build(read(write_ledger(trials))).sentences[0]
 
 
 def test_the_front_is_within_the_constraints(write_ledger, made):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import json
 import re
+import signal
+import subprocess
 import sys
+import time
 
 import pytest
 from ray.exceptions import OutOfMemoryError
@@ -32,6 +35,26 @@ def refused(arguments, capsys, monkeypatch) -> str:
 def test_a_misspelt_space_lists_the_near_ones(capsys, monkeypatch):
     message = refused(["run", "quickstrat"], capsys, monkeypatch)
     assert message.startswith("error: There is no search space 'quickstrat'. Did you mean quickstart?")
+
+
+def test_what_is_no_directory_of_sweeps_is_refused_before_anything_is_checked(tmp_path, capsys, monkeypatch, make_space):
+    (tmp_path / "file").write_text("")
+    message = refused(["list", "--runs", tmp_path / "file"], capsys, monkeypatch)
+    assert message == f"error: {tmp_path / 'file'} is no directory: name the one that sweeps live in, with RUNS=…."
+    make_space(name="mine")
+    message = refused(["run", tmp_path / "mine.yaml", "--runs", tmp_path / "file"], capsys, monkeypatch)
+    assert message.startswith(f"error: RUNS is {tmp_path / 'file'}, and that is a file")
+
+
+@pytest.mark.parametrize("after", [0.1, 0.4])
+def test_ctrl_c_while_it_starts_is_one_word(after, tmp_path):
+    command = [sys.executable, "-m", "sweeps", "run", "quickstart", "--runs", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert (process.returncode, output.strip()) in [(130, "interrupted"), (-signal.SIGINT, "")]  # the latter: not yet Python's
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_misspelt_sweep_lists_the_near_ones(capsys, monkeypatch, make_ledger):

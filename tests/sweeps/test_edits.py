@@ -84,7 +84,7 @@ def test_what_trials_are_compared_by_must_stay(ledger, edit, console, tmp_path, 
     message = str(refused.value)
     assert message.startswith(f"{tmp_path / 'test.yaml'} was edited since the sweep 'test' began")
     assert told in message
-    assert f"make sweep NAME=test AS=test2 RUNS={ledger.root}" in message
+    assert f"make sweep NAME={tmp_path / 'test.yaml'} AS=test2 RUNS={ledger.root}" in message
     assert f"make resume NAME=test RUNS={ledger.root} ARGS=--recorded" in message
     assert ledger.space_file.read_text() == before
     assert ledger.space() == settle(ledger, console, recorded=True)

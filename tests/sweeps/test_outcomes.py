@@ -7,6 +7,7 @@ import math
 import pytest
 from optuna.trial import TrialState
 
+from sweeps import housekeeping
 from sweeps.errors import SpaceError, SweepError
 from sweeps.outcomes import best_epoch, violations
 from sweeps.overview import overview
@@ -62,6 +63,8 @@ def test_where_none_is_within_there_is_no_best(make_ledger, open_study, run, con
     assert _conclude(study, None, 1.0, console) == EXIT_DONE
     said = console.file.getvalue()
     assert "3 of 3 complete trials break an outcome constraint: none is within them, so that there is no best" in said
+    told = "3 of 3 trials have ended, none of them within the outcome constraints"
+    assert housekeeping.outcome(study, None) == ("complete", told)
     seen = overview(ledger)
     assert (seen.state, seen.best_text()) == ("complete", "no trial is within the outcome constraints")
     (tmp_path / "configs" / "experiment").mkdir(parents=True)

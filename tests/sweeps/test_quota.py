@@ -61,6 +61,11 @@ def test_of_several_objectives_the_pareto_front_comes_first():
     assert names(kept(KeepCheckpoints(best=3), ("max", "min"), trials, all_of(trials)), BEST) == {0, 2, 3}
 
 
+def test_of_several_objectives_the_winner_by_the_first_stays():
+    trials = [trial(0, [0.1, 1.0]), trial(1, [0.9, 5.0]), trial(2, [0.5, 2.0])]
+    assert names(kept(KeepCheckpoints(best=1), ("max", "min"), trials, all_of(trials)), BEST) == {1}
+
+
 @pytest.mark.parametrize(
     ("attribute", "left"),
     [("continues", set()), ("exploits", set()), ("repeats", {BEST})],  # a mean over seeds comes before a single seed

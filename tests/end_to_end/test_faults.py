@@ -1,0 +1,46 @@
+"""Every fault of docs/reliability.md, under a real sweep each."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.faults.__main__ import BEGIN, END, FAULTS, PAGE, made, table
+from benchmarks.faults.fault import Fault, Outcome
+from benchmarks.faults.workshop import Check, Workshop
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("faults").resolve())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_nothing_is_lost(fault: Fault, workshop: Workshop):
+    outcome = made(fault, workshop)
+    assert outcome.sound, f"{outcome.after}\n{outcome.told}"
+    assert outcome.told
+
+
+def test_the_page_has_a_row_for_every_fault():
+    rows = PAGE.read_text().split(BEGIN)[1].split(END)[0].splitlines()
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows if row.startswith("| ")][2:] == [
+        each.name for each in FAULTS
+    ]
+    assert not any("NOT WHAT" in row or "could not be made" in row for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("check", "text"),
+    [
+        (Check(0, 0, 0, 0), "complete; every value as without the fault"),
+        (Check(1, 2, 3, 4), "1 lost, 2 counted twice, 3 with other values, 4 missing"),
+    ],
+)
+def test_what_was_not_kept_is_said(check: Check, text: str):
+    outcome = Outcome.of("what | it said", check)
+    assert (outcome.after, outcome.sound) == (text, check.sound)
+    assert not Outcome.of("told", check, as_expected=False).sound
+    shown = table([(Fault("name", "what", lambda workshop: outcome), outcome)])
+    assert f"| name | what | what \\| it said | {text} |" in shown
