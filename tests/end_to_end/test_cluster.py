@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -123,7 +124,7 @@ def test_a_sweep_that_is_stopped_goes_on_when_it_is_submitted_again(nodes, vimh_
 
     done = nodes.sweeps("submit", *arguments, "--cluster-runs", nodes.there)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "interrupted trials go on from their last checkpoints" in done.stdout
+    assert re.search(r"interrupted trials? go(es)? on from (its|their) last checkpoint", done.stdout)
     for trial in Ledger("stopped", local).study().get_trials():
         history = read_history(there.trial(trial.number).history)
         assert [row["epoch"] for row in history] == list(range(1, 13))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -74,6 +75,13 @@ def test_an_existing_directory_is_never_overwritten(make_ledger, make_space, tmp
     (ledger.root / "stranger").mkdir()
     with pytest.raises(LedgerError, match="exists and holds no sweep"):
         runner.run(str(tmp_path / "mine.yaml"), "stranger", ledger.root, Console())
+
+
+def test_a_sweep_that_runs_is_not_to_be_resumed(make_ledger, console):
+    ledger = make_ledger()
+    with ledger.lock(), pytest.raises(LedgerError, match=rf"is being run by process {os.getpid()} on ") as found:
+        runner.run("quickstart", ledger.name, ledger.root, console)
+    assert "resume" not in str(found.value)
 
 
 def test_a_place_that_cannot_be_written_is_named(make_space, tmp_path):

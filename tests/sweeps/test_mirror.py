@@ -253,6 +253,8 @@ def test_pulling_is_refused_where_something_is_and_names_what_there_is(memory, e
         pull("tset", memory.url, tmp_path / "other", console)
     with pytest.raises(MirrorError, match=r"There is none\."):
         pull("test", "memory://empty", tmp_path / "other", console)
+    with pytest.raises(MirrorError, match=r"the directory above is expected, FROM=memory://results\.$"):
+        pull("test", f"{memory.url}/test", tmp_path / "other", console)
     assert not (tmp_path / "other" / "test").exists()
     pull("test", memory.url, tmp_path / "other", console)
     assert overview(Ledger("test", tmp_path / "other")).ended == {"finished": 3}
@@ -321,6 +323,7 @@ def test_places_that_cannot_be_written_are_refused(url, message, tmp_path):
     with pytest.raises(MirrorError, match=message) as refused:
         open_target(ResultsPlace.parse(url), Ledger("test", tmp_path))
     assert url in str(refused.value)
+    assert str(refused.value).endswith("Nothing was started: mend that, name another place with `results`, or leave it out.")
 
 
 def test_the_environment_names_a_place_where_the_space_names_none(monkeypatch, make_space):

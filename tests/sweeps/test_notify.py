@@ -15,7 +15,8 @@ import pytest
 from sweeps import runner
 from sweeps.edits import Edit
 from sweeps.errors import LedgerError, SpaceError
-from sweeps.notify import Ending, call_webhook, notifying, run_command, tell
+from sweeps.housekeeping import check
+from sweeps.notify import Ending, call_webhook, missing, notifying, run_command, tell
 from sweeps.outputs import Notify
 from sweeps.study import End
 
@@ -94,6 +95,13 @@ def test_a_command_that_fails_is_told(command, problem, console):
     tell(Notify(command=command), ENDING, console)
     said = console.file.getvalue()
     assert said == "" if problem is None else (said.startswith("notify: ") and problem in said)
+
+
+def test_a_program_that_is_not_there_is_refused_before_anything_is_made(make_space, make_ledger):
+    space = make_space("notify: {command: /no/such/cmd --loud}\n")
+    with pytest.raises(SpaceError, match=r"test\.yaml:7: notify\.command: '/no/such/cmd' is no program that can be run here"):
+        check(space, make_ledger(name="other"))
+    assert missing(Notify(command="true")) is None
 
 
 def test_a_command_that_hangs_is_killed_with_all_that_it_has_started(tmp_path):

@@ -72,6 +72,7 @@ def test_where_none_is_within_there_is_no_best(make_ledger, open_study, run, con
         promote(ledger, None, None, console, tmp_path / "configs")
     text = promote(ledger, 1, None, console, tmp_path / "configs").read_text()
     assert "# Breaks an outcome constraint: val/loss <= 0.5 by 0.1.\n" in text
+    assert "it breaks an outcome constraint: val/loss <= 0.5 by 0.1\n" in console.file.getvalue()
 
 
 def test_a_metric_that_is_not_logged_fails_the_trial_and_one_that_is_not_finite_breaks_it(
@@ -139,7 +140,7 @@ def test_a_metric_that_no_trial_logs_is_refused_before_any_runs(make_space):
     first, second = refused.value.problems
     assert first.where.endswith("test.yaml:8")
     assert first.what.startswith("outcome_constraints.0.metric: no trial logs 'val/los' after an epoch. Did you mean val/loss")
-    assert second.what.startswith("outcome_constraints.1.metric: no trial logs 'test/loss' after an epoch.")
+    assert second.what.endswith("test/loss cannot be bounded: to choose by a test metric spoils it; bound val/loss instead")
 
 
 def test_a_sampler_that_leaves_them_aside_is_told(make_space):

@@ -101,6 +101,12 @@ def test_a_variable_that_is_no_place_is_not_inherited_either_and_told_when_it_is
     assert "hidden" not in str(refused.value)
 
 
+def test_a_misspelt_place_ends_in_one_full_stop(monkeypatch):
+    monkeypatch.setenv(places.VARIABLE, "jurnal")
+    with pytest.raises(StorageError, match=r"Did you mean journal\?.*[^.]\.$"):
+        chosen(None)
+
+
 def test_a_space_says_where_its_study_lives(make_space, tmp_path):
     for text in ("sqlite", "journal", URL):
         space = make_space(f"storage: {text}\n")

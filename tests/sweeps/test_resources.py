@@ -92,8 +92,8 @@ def test_a_cluster_holds_what_its_nodes_hold(cpu, gpu, nodes):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("memory: 4", "6: resources.memory: a number with its unit is expected, as 4 GiB or 500 MB; units: kB, MB"),
-        ("memory: 4 GiBB", "6: resources.memory: a number with its unit is expected"),
+        ("memory: 4", "6: resources.memory: found 4: a number with its unit is expected, as 4 GiB or 500 MB; units: kB, MB"),
+        ("memory: 4 GiBB", "6: resources.memory: found '4 GiBB': a number with its unit is expected"),
         ("memory: 100 MB", "6: resources.memory: a trial holds some 300 MiB before it has read any data: at least 512 MiB"),
         ("mps: 2", "6: resources.mps: found 2: input should be less than or equal to 1"),
         ("mps: 0.5, gpu: 0.5", "6: resources: gpu and mps are both given, and a trial runs on one device"),

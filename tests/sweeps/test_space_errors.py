@@ -38,6 +38,16 @@ ADDED = {
         "8: search: a mapping with some of sampler, trials, seed, start_with, sampler_options, repeats, from is "
         "expected, found 'tpe'",
     ),
+    "number for a mapping": (
+        "search: {repeats: 3}",
+        "8: search.repeats: found 3: a mapping such as {seeds: 3} is expected",
+    ),
+    "name for a list": ("search: {from: a}", "8: search.from: found 'a': a list such as [a] is expected"),
+    "word for a mapping": (
+        "stopping: {guard: loud}",
+        "8: stopping.guard: found 'loud': a mapping with some of mode, explode_factor, min_peers, patience",
+    ),
+    "name for a list of mappings": ("search: {start_with: a}", "8: search.start_with: found 'a': input should be a valid list"),
     "wrong type": ("search: {trials: many}", "8: search.trials: found 'many': input should be a valid integer"),
     "a float for an integer": ("search: {trials: 1.5}", "8: search.trials: found 1.5: input should be a valid integer"),
     "a bool for an integer": ("resources: {cpu: true}", "8: resources.cpu: found true: input should be a valid integer"),

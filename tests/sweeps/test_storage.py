@@ -104,6 +104,10 @@ def test_the_dashboard_takes_another_port_unless_it_was_told_which(make_ledger, 
             dashboard_server(ledger, port=first.server_port)
     with pytest.raises(SweepError, match=r"port 70000 .*expected 0"):
         dashboard_server(ledger, port=70000)
+    with pytest.raises(SweepError, match=r"^192\.0\.2\.1 is no address of this machine: expected one, such as 127\.0\.0\.1\.$"):
+        dashboard_server(ledger, "192.0.2.1", 0)
+    with pytest.raises(SweepError, match=r"^There is no address 'not\.a host' to listen on"):
+        dashboard_server(ledger, "not.a host", 0)
 
 
 @IN_FILES

@@ -122,12 +122,19 @@ def test_choices_must_be_the_same_and_conditions_hold(make_space, open_study, ru
 
 @pytest.mark.parametrize(
     ("source", "why"),
-    [("odl", "There is no sweep 'odl' in .* Did you mean old"), ("./elsewhere/x", "There is no sweep 'x' in elsewhere")],
+    [("odl", "There is no sweep 'odl' in .* Did you mean old"), ("./elsewhere/x", "./elsewhere/x is no sweep's directory")],
 )
 def test_a_sweep_that_is_missing_is_refused_with_its_line(make_space, old, source, why):
     space = make_space(f"search: {{from: [{source}]}}\n")
     with pytest.raises(SpaceError, match=rf"test\.yaml:7: search\.from\.0: {why}"):
         sources(space, old.root)
+
+
+@pytest.mark.parametrize("path", [False, True])
+def test_a_sweep_cannot_learn_from_itself(make_space, old, path):
+    space = make_space(f"search: {{from: [{old.directory if path else 'old'}]}}\n")
+    with pytest.raises(SpaceError, match=r"search\.from\.0: a sweep cannot learn from itself"):
+        sources(space, old.root, old)
 
 
 def test_a_path_does_as_well_as_a_name(make_space, old, tmp_path):
