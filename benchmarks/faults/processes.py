@@ -16,9 +16,9 @@ from sweeps.ledger import Ledger
 
 
 def killed_drivers(workshop: Workshop, kills: int = 20, seed: int = 7) -> Outcome:
-    """The driver is killed `kills` times over one sweep, at instants drawn evenly: while it starts, and for half as long again
-    while its trials run. After each, all that had ended must be as it was."""
-    widths, rng = 4, random.Random(seed)
+    """The driver is killed `kills` times over one sweep, at instants drawn evenly: while it starts, and for a third of that
+    time while its trials run. After each, all that had ended must be as it was."""
+    widths, rng = 12, random.Random(seed)
     truth, space, ledger = workshop.truth(widths), workshop.space("killed", widths), workshop.ledger("killed")
 
     def again() -> tuple[str, str | Path]:
@@ -26,10 +26,11 @@ def killed_drivers(workshop: Workshop, kills: int = 20, seed: int = 7) -> Outcom
 
     before: dict = {}
     lost = 0
-    for _ in range(kills):
+    for done in range(kills):
         command = workshop.start(*again())
         with suppress(subprocess.TimeoutExpired):
-            command.process.wait(rng.uniform(0.5, 1.5 * workshop.start_seconds))
+            command.process.wait(rng.uniform(0.5, 4 / 3 * workshop.start_seconds))
+            raise RuntimeError(f"after {done} kills the sweep had come to its end:\n{command.end()[1]}")
         command.kill()
         now = ended(workshop.ledger("killed"))
         lost += sum(now.get(number) != facts for number, facts in before.items())
