@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
 from typing import Any
@@ -80,10 +82,16 @@ def _unable(host: str, port: int, error: Exception) -> SweepError:
 
 def show_dashboard(ledger: Ledger, console: Console, host: str = HOST, port: int | None = None) -> None:
     """Show the dashboard until Ctrl-C; see `dashboard_server`."""
+    ended = threading.Event()
     with dashboard_server(ledger, host, port) as server:
         where = f"http://{host}:{server.server_port}/dashboard/studies/{ledger.study()._study_id}"
+        # Ctrl-C is noted: an exception out of nowhere can get lost in a finalizer.
+        before = signal.signal(signal.SIGINT, lambda number, frame: ended.set())
         try:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
             console.print(f"{ledger.name}: {where} (Ctrl-C ends it)", soft_wrap=True)
-            server.serve_forever()
-        except KeyboardInterrupt:
-            console.print("")
+            ended.wait()
+            server.shutdown()
+        finally:
+            signal.signal(signal.SIGINT, before)
+    console.print("")

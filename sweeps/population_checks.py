@@ -14,7 +14,7 @@ from sweeps.located_yaml import KeyPath
 if TYPE_CHECKING:
     from lhtx.compose import Description
     from sweeps.hydra_overrides import Scalar
-    from sweeps.schema import Parameter, Search, Stopping
+    from sweeps.schema import Parameter, Stopping
     from sweeps.space_reader import SpaceReader
 
 PERTURB: KeyPath = ("stopping", "perturb")
@@ -24,14 +24,10 @@ _NEVER = {
 }
 
 
-def population(
-    reader: SpaceReader, search: Search | None, stopping: Stopping | None, parameters: Mapping[str, Parameter]
-) -> None:
-    """Somebody can be replaced, and `perturb` names parameters of the space that a copy can take over changed."""
+def perturbed(reader: SpaceReader, stopping: Stopping | None, parameters: Mapping[str, Parameter]) -> None:
+    """`perturb` names parameters of the space that a copy can take over changed."""
     if stopping is None or stopping.scheduler != "pbt":
         return
-    if search is not None and search.trials < 2:
-        reader.problem(("search", "trials"), f"is {search.trials}, and a population of one has nobody to copy: at least 2")
     if not stopping.perturb:
         found = "is missing" if stopping.perturb is None else "is empty"
         near = ", ".join(key for key in parameters if key.lstrip("+") not in _NEVER)

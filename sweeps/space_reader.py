@@ -91,7 +91,7 @@ class SpaceReader:
         if search:
             space_checks.repeats(self, search, trial)
         stopping = self.stopping()
-        population_checks.population(self, search, stopping, parameters)
+        population_checks.perturbed(self, stopping, parameters)
         if len(objectives) > 1:
             space_checks.several_objectives(self, len(objectives), search, stopping)
         resources = self.section(Resources, "resources")

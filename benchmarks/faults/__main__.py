@@ -12,6 +12,7 @@ ended before the fault must be as it was. The exit status is 1 if that is not so
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -62,7 +63,8 @@ def made(fault: Fault, workshop: Workshop) -> Outcome:
         outcome = fault.make(workshop)
     except (RuntimeError, OSError, LookupError, StopIteration, ValueError, subprocess.SubprocessError) as error:
         outcome = Outcome(f"{type(error).__name__}: {error}", "could not be made", sound=False)
-    return replace(outcome, told=outcome.told.replace(str(workshop.directory), "…"))
+    told = outcome.told.replace(str(workshop.directory), "…").replace(f" on {os.uname().nodename}", " on HOST")
+    return replace(outcome, told=told)
 
 
 def row(fault: Fault, outcome: Outcome) -> str:

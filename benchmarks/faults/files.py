@@ -4,11 +4,14 @@ that was set back."""
 from __future__ import annotations
 
 import json
-import os
 import sys
+from pathlib import Path
+
+import libfaketime
 
 from benchmarks.faults.fault import Fault, Outcome, line_with
-from benchmarks.faults.workshop import ROOT, Command, Workshop, check, ended, epochs
+from benchmarks.faults.workshop import Command, Workshop, check, ended, epochs
+from lhtx.files import write_atomically
 from sweeps.ledger import Ledger
 
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
@@ -99,42 +102,24 @@ def edited_space(workshop: Workshop) -> Outcome:
 def clock_set_back(workshop: Workshop) -> Outcome:
     """The machine's clock is set back by an hour in mid-sweep."""
     truth, space, ledger = workshop.truth(), workshop.space("clock"), workshop.ledger("clock")
-    (workshop.directory / "modules").mkdir(exist_ok=True)
-    (workshop.directory / "modules" / "sitecustomize.py").write_text(SET_BACK)
-    turned = workshop.directory / "turned"
-    paths = os.pathsep.join([str(workshop.directory / "modules"), str(ROOT)])
-    command = workshop.start("run", space, environment={"PYTHONPATH": paths, "TURNED": str(turned)})
+    clock = workshop.directory / "clock"
+    clock.write_text("+0\n")
+    command = workshop.start(
+        "run",
+        space,
+        environment={
+            "LD_PRELOAD": str(next(Path(libfaketime.__file__).parent.rglob("libfaketime.so.1"))),
+            "FAKETIME_TIMESTAMP_FILE": str(clock),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        },
+    )
     command.wait_for(lambda: any(2 < done < workshop.epochs - 2 for done in epochs(ledger).values()))
-    turned.touch()
+    write_atomically(clock, "-3600\n")
     status, output = command.end()
     shown, seen = workshop.run("status", "clock")
     right = (status, shown) == (0, 0) and "-" not in line_with(seen, "left")
     return Outcome.of(line_with(output, "trials ended"), check(workshop.ledger("clock"), {}, truth), right)
-
-
-SET_BACK = """
-import datetime
-import os
-import time
-
-_time, _now = time.time, datetime.datetime.now
-
-
-def _back():
-    return 3600.0 if os.path.exists(os.environ["TURNED"]) else 0.0
-
-
-time.time = lambda: _time() - _back()
-
-
-class datetime_(datetime.datetime):
-    @classmethod
-    def now(cls, tz=None):
-        return _now(tz) - datetime.timedelta(seconds=_back())
-
-
-datetime.datetime = datetime_
-"""
 
 
 def _stopped(workshop: Workshop, name: str) -> Ledger:

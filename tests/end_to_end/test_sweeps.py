@@ -299,9 +299,9 @@ def test_a_sweep_s_whole_life(start, command, write_space, environment, tmp_path
     assert [trial.state for trial in trials.values()].count(TrialState.COMPLETE) == 4
     (further,) = [trial for trial in trials.values() if "continues" in trial.user_attrs]
     assert [row["epoch"] for row in read_history(ledger.trial(further.number).history)] == list(range(1, 66))
-    assert {path.name for path in ledger.trial(0).directory.glob("tensorboard/events*")} < {
-        path.name for path in ledger.trial(further.number).directory.glob("tensorboard/events*")
-    }
+    copied, own = (list(ledger.trial(number).directory.glob("tensorboard/*.hparams")) for number in (0, further.number))
+    assert (len(copied), len(own)) == (1, 1), "each its own row in TensorBoard's table of hyperparameters"
+    assert copied[0].name != own[0].name
     # Trained in two pieces, and reproduced in one.
     status, output = command("sweeps", "reproduce", "tiny", further.number, *runs)
     assert (status, "over 65 epochs, to the bit" in output) == (0, True), output

@@ -397,12 +397,6 @@ def test_an_interval_that_leaves_no_second_one_is_refused(make_space, vimh_datas
         validate(make_space(text, base=False), samples=1)
 
 
-def test_a_population_of_one_is_refused(make_space) -> None:
-    text = SPACE.replace("MAX", "8") + "stopping: {scheduler: pbt, perturb: [model.optimizer.lr]}\nsearch: {trials: 1}\n"
-    with pytest.raises(SpaceError, match=r"search.trials: is 1, and a population of one has nobody to copy: at least 2"):
-        make_space(text, base=False)
-
-
 def test_a_population_does_not_grow(make_ledger, console) -> None:
     from sweeps.more import extend
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import threading
@@ -96,7 +97,7 @@ def test_the_dashboard_takes_another_port_unless_it_was_told_which(make_ledger, 
         monkeypatch.setattr("sweeps.dashboard.PORT", first.server_port)
         with dashboard_server(ledger) as second:
             assert second.server_port not in (0, first.server_port)
-            monkeypatch.setattr(type(second), "serve_forever", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+            threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
             show_dashboard(ledger, console)
             assert f"test: http://127.0.0.1:{second.server_port}" not in console.file.getvalue()
             assert "/dashboard/studies/" in console.file.getvalue()
