@@ -2,9 +2,7 @@
 
 import os
 import re
-import shutil
 import struct
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from benchmarks.faults.postgresql import PostgreSQL
+from benchmarks.faults.postgresql import PostgreSQL, running_server
 from lhtx.data.recipe import Recipe, generate
 
 torch.set_num_threads(1)
@@ -95,12 +93,5 @@ def image_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgreSQL]:
     """A PostgreSQL server that runs; a test that stops it starts it again."""
-    directory = Path(tempfile.mkdtemp(prefix="postgresql-"))
-    server = None
-    try:
-        server = PostgreSQL(directory)
+    with running_server() as server:
         yield server
-    finally:
-        if server is not None:
-            server.stop()
-        shutil.rmtree(directory)

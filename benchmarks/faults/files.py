@@ -101,20 +101,18 @@ def edited_space(workshop: Workshop) -> Outcome:
 
 def clock_set_back(workshop: Workshop) -> Outcome:
     """The machine's clock is set back by an hour in mid-sweep."""
-    truth, space, ledger = workshop.truth(), workshop.space("clock"), workshop.ledger("clock")
+    truth = workshop.truth()
     clock = workshop.directory / "clock"
     clock.write_text("+0\n")
-    command = workshop.start(
-        "run",
-        space,
-        environment={
+    command, _ = workshop.under_way(
+        "clock",
+        {
             "LD_PRELOAD": str(next(Path(libfaketime.__file__).parent.rglob("libfaketime.so.1"))),
             "FAKETIME_TIMESTAMP_FILE": str(clock),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         },
     )
-    command.wait_for(lambda: any(2 < done < workshop.epochs - 2 for done in epochs(ledger).values()))
     write_atomically(clock, "-3600\n")
     status, output = command.end()
     shown, seen = workshop.run("status", "clock")

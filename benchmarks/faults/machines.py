@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from benchmarks.faults.fault import Fault, Outcome, line_with
 from benchmarks.faults.nodes import three_nodes
-from benchmarks.faults.postgresql import PostgreSQL
-from benchmarks.faults.workshop import PATIENCE_SECONDS, Check, Workshop, check, ended, epochs, trials
+from benchmarks.faults.postgresql import running_server
+from benchmarks.faults.workshop import PATIENCE_SECONDS, Check, Workshop, check, ended, trials
 from sweeps.ledger import Ledger
 
 HUNGRY = """
@@ -41,10 +38,9 @@ resources: {{memory: 1500 MiB}}
 
 def killed_database(workshop: Workshop) -> Outcome:
     """The PostgreSQL server that holds the study is killed, and started again some seconds later."""
-    truth, space, ledger = workshop.truth(), workshop.space("database"), workshop.ledger("database")
-    with _server() as server, _variable("SWEEPS_STORAGE", server.secret_url):
-        command = workshop.start("run", space)
-        command.wait_for(lambda: any(2 < done < workshop.epochs - 2 for done in epochs(ledger).values()))
+    truth = workshop.truth()
+    with running_server() as server, _variable("SWEEPS_STORAGE", server.secret_url):
+        command, ledger = workshop.under_way("database")
         before = ended(ledger)
         server.stop(signal.SIGKILL)
         time.sleep(3)
@@ -52,19 +48,6 @@ def killed_database(workshop: Workshop) -> Outcome:
         status, output = command.end()
         told = f"{line_with(output, 'does not answer')} / {line_with(output, 'answers again')}"
         return Outcome.of(told, check(workshop.ledger("database"), before, truth), status == 0)
-
-
-@contextmanager
-def _server() -> Iterator[PostgreSQL]:
-    directory = Path(tempfile.mkdtemp(prefix="postgresql-"))
-    try:
-        server = PostgreSQL(directory)
-        try:
-            yield server
-        finally:
-            server.stop()
-    finally:
-        shutil.rmtree(directory)
 
 
 @contextmanager
@@ -83,7 +66,7 @@ def lost_node(workshop: Workshop) -> Outcome:
         log, there = nodes.directory / "submit.log", Ledger("cluster", nodes.there)
         submitter = nodes.submitting(log, space, "--address", nodes.address, "--runs", workshop.runs)
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while not ended(there) or not any(2 < done < workshop.epochs - 2 for done in epochs(there).values()):
+        while not ended(there) or not workshop.mid_course(there):
             if submitter.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(log.read_text())
             time.sleep(0.1)

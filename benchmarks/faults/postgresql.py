@@ -9,7 +9,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -114,3 +117,17 @@ class PostgreSQL:
         """Stop it: SIGINT ends its connections, SIGQUIT is a crash of all its processes, SIGKILL one of the first."""
         self._server.send_signal(how)
         self._server.wait(30)
+
+
+@contextmanager
+def running_server() -> Iterator[PostgreSQL]:
+    """A server in a temporary directory, for as long as it is looked at."""
+    directory = Path(tempfile.mkdtemp(prefix="postgresql-"))
+    try:
+        server = PostgreSQL(directory)
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(directory)

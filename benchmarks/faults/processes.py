@@ -57,7 +57,7 @@ def killed_trial(workshop: Workshop) -> Outcome:
 
 
 def killed_server(workshop: Workshop) -> Outcome:
-    """The process that forks a slot's trials is killed, and its trial with it."""
+    """The process that forks a node's trials is killed, and its trial with it."""
     return _slot_killed(workshop, "server", "-m sweeps.process")
 
 
@@ -67,9 +67,8 @@ def killed_worker(workshop: Workshop) -> Outcome:
 
 
 def _slot_killed(workshop: Workshop, name: str, what: str) -> Outcome:
-    truth, command = workshop.truth(), workshop.start("run", workshop.space(name))
-    ledger = workshop.ledger(name)
-    command.wait_for(lambda: any(2 < done < workshop.epochs - 2 for done in epochs(ledger).values()))
+    truth = workshop.truth()
+    command, ledger = workshop.under_way(name)
     before = ended(ledger)
     os.kill(
         command.wait_for(lambda: next((pid for pid, line in command.below().items() if what in line), None)), signal.SIGKILL
@@ -94,9 +93,8 @@ def _trial_in_mid_course(command: Command, ledger: Ledger) -> int | None:
 
 def interrupted(workshop: Workshop) -> Outcome:
     """SIGTERM, as from Ctrl-C, a closed terminal or a scheduler that ends a job."""
-    truth, command = workshop.truth(), workshop.start("run", workshop.space("interrupted"))
-    ledger = workshop.ledger("interrupted")
-    command.wait_for(lambda: any(2 < done < workshop.epochs - 2 for done in epochs(ledger).values()))
+    truth = workshop.truth()
+    command, ledger = workshop.under_way("interrupted")
     command.process.send_signal(signal.SIGTERM)
     status, output = command.end()
     before = ended(ledger)
@@ -128,7 +126,7 @@ def two_sweeps(workshop: Workshop) -> Outcome:
 FAULTS = (
     Fault("driver killed", "SIGKILL at 20 random instants over one sweep, each followed by `make resume`", killed_drivers),
     Fault("trial killed", "SIGKILL of one trial's process", killed_trial),
-    Fault("process server killed", "SIGKILL of the process that forks a slot's trials", killed_server),
+    Fault("process server killed", "SIGKILL of the process that forks a node's trials", killed_server),
     Fault("worker killed", "SIGKILL of the Ray worker that holds a slot", killed_worker),
     Fault("interrupted", "SIGTERM to the driver, then `make resume`", interrupted),
     Fault("two drivers", "a second driver on a sweep that runs", two_drivers),

@@ -94,6 +94,16 @@ class Workshop:
         """The exit status of `python -m sweeps …`, and what it printed."""
         return self.start(*arguments, environment=environment).end()
 
+    def under_way(self, name: str, environment: Mapping[str, str] | None = None) -> tuple[Command, Ledger]:
+        """Start the sweep of a new search space; the driver and the ledger, once a trial is in mid-course."""
+        command, ledger = self.start("run", self.space(name), environment=environment), self.ledger(name)
+        command.wait_for(lambda: self.mid_course(ledger))
+        return command, ledger
+
+    def mid_course(self, ledger: Ledger) -> bool:
+        """Whether a trial has reported some of its epochs, and has some to go."""
+        return any(2 < done < self.epochs - 2 for done in epochs(ledger).values())
+
     def truth(self, widths: int = 2) -> Truth:
         """What a grid comes to when nothing happens to it."""
         if widths not in self._truths:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from benchmarks.faults.nodes import Nodes, three_nodes
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
@@ -98,3 +100,10 @@ def write_space(tmp_path: Path, vimh_dataset: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    """A Ray cluster of three nodes on this machine."""
+    with three_nodes() as nodes:
+        yield nodes

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from benchmarks.faults.nodes import Nodes, three_nodes
+from benchmarks.faults.nodes import Nodes
 from lhtx.checkpoints import load_checkpoint
 from sweeps.ledger import Ledger, own_trials, read_history
 from sweeps.overview import overview
@@ -38,12 +38,6 @@ def until(condition: Callable[[], bool], seconds: float = 120) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come to that"
         time.sleep(0.2)
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
-    with three_nodes() as nodes:
-        yield nodes
 
 
 def write_space(nodes: Nodes, name: str, data: Path, trials: int, epochs: int) -> Path:

@@ -6,12 +6,11 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks.faults.nodes import Nodes, three_nodes
+from benchmarks.faults.nodes import Nodes
 from benchmarks.recipes import STATED
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -58,12 +57,6 @@ def test_the_steps_are_the_commands_that_the_readme_shows():
 def test_the_recipes_table_states_what_the_benchmark_checks():
     rows = re.findall(r"^\| `([\w ]+)` \|.*\| ([\d.]+) \|$", README, flags=re.MULTILINE)
     assert {name: float(value) for name, value in rows} == {name: value for name, (_, value) in STATED.items()}
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
-    with three_nodes() as nodes:
-        yield nodes
 
 
 @pytest.fixture(scope="module")

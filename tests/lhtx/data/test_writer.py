@@ -118,30 +118,30 @@ def test_a_version_that_we_cannot_write(tmp_path: Path) -> None:
 
 def test_two_writers_of_one_directory_take_turns(tmp_path: Path) -> None:
     started, release = threading.Event(), threading.Event()
-    results: list[str] = []
+    results: dict[str, str] = {}
 
     def slow():
         started.set()
         release.wait(10)
         yield _chunk(3)
 
-    def write(chunks) -> None:
+    def write(writer: str, chunks) -> None:
         try:
             write_dataset(tmp_path / "set", INFO, chunks)
-            results.append("made")
+            results[writer] = "made"
         except DatasetError as error:
-            results.append(str(error))
+            results[writer] = str(error)
 
-    first = threading.Thread(target=write, args=(slow(),))
+    first = threading.Thread(target=write, args=("first", slow()))
     first.start()
     assert started.wait(10)
-    second = threading.Thread(target=write, args=([_chunk(9)],))
+    second = threading.Thread(target=write, args=("second", [_chunk(9)]))
     second.start()
     second.join(0.2)
     assert second.is_alive()
     release.set()
     first.join(10)
     second.join(10)
-    assert results[0] == "made"
-    assert "exists and is left as it is" in results[1]
+    assert results["first"] == "made"
+    assert "exists and is left as it is" in results["second"]
     assert read_info(tmp_path / "set").train_samples == 3
