@@ -65,7 +65,7 @@ def test_a_ctrl_c_that_python_swallows_while_it_imports_is_not_forgotten(tmp_pat
         "import os, signal, sys\n"
         "class Finder:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'sweeps.schema':\n"
+        "        if name == 'typer':\n"
         "            try:\n"
         "                os.kill(os.getpid(), signal.SIGINT)\n"
         "                for _ in range(1000): pass\n"
@@ -73,7 +73,8 @@ def test_a_ctrl_c_that_python_swallows_while_it_imports_is_not_forgotten(tmp_pat
         "sys.meta_path.insert(0, Finder())\n"
     )
     command = [sys.executable, "-m", "sweeps", "run", "quickstart", "--runs", str(tmp_path / "runs")]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
     assert not (tmp_path / "runs").exists()
 
