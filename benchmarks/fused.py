@@ -22,7 +22,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig
 
 from lhtx.compose import compose
-from lhtx.fused import EpochReport, FusedTrainer
+from lhtx.epoch_report import EpochReport
+from lhtx.fused import FusedTrainer
 from lhtx.train import train
 
 SAMPLES = 4000  # of the generated dataset; seven tenths of them train
@@ -56,11 +57,10 @@ class Epochs(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.moments.append(self._clock())
 
-    def report(self, member: int, report: EpochReport) -> bool:
-        self.parameters = report.parameters
-        if member == 0:
-            self.moments.append(self._clock())
-        return True
+    def report(self, reports: Mapping[int, EpochReport]) -> Collection[int]:
+        self.parameters = next(iter(reports.values())).parameters
+        self.moments.append(self._clock())
+        return ()
 
     @property
     def seconds(self) -> float:

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from lhtx.argument_types import check_choice, check_switches, check_types
+from lhtx.composition import composed
 from lhtx.config_errors import (
     call_refusal,
     check_known,
@@ -78,7 +79,7 @@ def compose(overrides: Sequence[str], config_name: str = "train") -> DictConfig:
     """
     overrides = list(overrides)
     try:
-        cfg = _compose(overrides, config_name)
+        cfg = composed(overrides, config_name, CONFIGS)
         if config_name == "train":
             _check_local(overrides)
         check_switches({key: cfg[key] for key in ("train", "test")})
@@ -95,11 +96,6 @@ def compose(overrides: Sequence[str], config_name: str = "train") -> DictConfig:
         raise unresolved(error, cfg, "paths.output_dir") from error
 
 
-def _compose(overrides: list[str], config_name: str) -> DictConfig:
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra.compose(config_name, overrides=overrides)
-
-
 def _check_local(overrides: list[str]) -> None:
     """Refuses local settings that set what there is not: Hydra would add it, and nothing would read it."""
     file = CONFIGS / "local" / "default.yaml"
@@ -111,15 +107,15 @@ def _check_local(overrides: list[str]) -> None:
         raise ConfigError(f"{file}: the first line must be `# @package _global_`; without it, nothing reads what follows")
     chosen = {key.split()[-1].strip("/") for entry in settings.get("defaults", ()) if isinstance(entry, dict) for key in entry}
     given = {key: value for key, value in settings.items() if key not in {"defaults", "hydra"} | chosen}
-    check_known(given, OmegaConf.to_container(_compose([*others, "~local"], "train"), resolve=False), file)
+    check_known(given, OmegaConf.to_container(composed([*others, "~local"], "train", CONFIGS), resolve=False), file)
 
 
 def _compose_or_default(overrides: list[str], config_name: str) -> DictConfig:
     """The config without the override that was refused; without any, where a second one is at fault too."""
     try:
-        return _compose(overrides, config_name)
+        return composed(overrides, config_name, CONFIGS)
     except HydraException:
-        return _compose([o for o in overrides if o.startswith("hydra.searchpath")], config_name)
+        return composed([o for o in overrides if o.startswith("hydra.searchpath")], config_name, CONFIGS)
 
 
 def configure(cfg: DictConfig, prepare: bool = True) -> DictConfig:

@@ -17,7 +17,7 @@ from sweeps import resources
 from sweeps.attributes import COPIED, EXPLOITS, FOLLOWS, HALVED, INSTEAD_OF
 from sweeps.errors import LedgerError
 from sweeps.hydra_overrides import key_of, override
-from sweeps.ledger import CONTINUES, EPOCHS, History, Ledger, TrialFiles, read_history
+from sweeps.ledger import CONTINUES, EPOCHS, RUNNING, History, Ledger, TrialFiles, read_history
 from sweeps.population import OWN_HYPERPARAMETERS
 from sweeps.proposals import assemble
 from sweeps.recorded import recorded
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 MAX_EPOCHS = "trainer.max_epochs"
-RUNNING = ".running"
-"""In a trial's directory: the lock that its process holds for as long as it may write there."""
 _OWN = ("error.txt", "metrics.json", "stdout.log", RUNNING, "overrides.txt", "config.yaml", "*.hparams", REMOVED)
 """Files of a trial that a trial which continues it makes itself, or does not have."""
 

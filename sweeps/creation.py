@@ -7,6 +7,7 @@ import tempfile
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -20,14 +21,17 @@ from sweeps.storage import made
 from sweeps.warm_start import Source
 
 
-def create_ledger(ledger: Ledger, space: SearchSpace, sources: Sequence[Source] = ()) -> None:
+def create_ledger(ledger: Ledger, space: SearchSpace, sources: Sequence[Source] = (), group_size: int | None = None) -> None:
     """Make the whole ledger beside its place, then move it there: a sweep's directory is there with all it needs, or not.
 
-    Args: sources: what the sampler is to learn from (`search.from`).
+    Args:
+        sources: what the sampler is to learn from (`search.from`).
+        group_size: how many trials train as one, where the validation has decided that (`fuse: auto`).
 
     Raises:
         LedgerError: the directory cannot be made, or the study cannot where it is to live.
     """
+    said, space = space, space if group_size is None else replace(space, fuse=group_size)
     place = chosen(space.storage)
     # A database may hold the studies of other directories of sweeps, and those of drivers that were killed just here.
     study = f"{ledger.name}-{uuid.uuid4().hex[:12]}" if place.url else ledger.name
@@ -41,7 +45,7 @@ def create_ledger(ledger: Ledger, space: SearchSpace, sources: Sequence[Source] 
         draft.trials_directory.mkdir(parents=True)
         draft.space_file.write_text(dump(space))
         begun = {"name": ledger.name, "id": uuid.uuid4().hex, "storage": str(place), "study": study, "seed": space.search.seed}
-        draft.write_manifest({**begun, "space": edits.begun(space), "sessions": [], **warm_start.recorded(sources)})
+        draft.write_manifest({**begun, "space": edits.begun(said, space), "sessions": [], **warm_start.recorded(sources)})
         with made(place, draft.directory) as storage:
             create_study(storage, study, space).add_trials(warm_start.trials(sources))
         try:

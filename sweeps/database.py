@@ -18,10 +18,11 @@ from optuna.exceptions import DuplicatedStudyError, StorageInternalError, Update
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import event, text
+from sqlalchemy import event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError
 
+from sweeps import tables
 from sweeps.errors import StorageError, Unreachable
 from sweeps.places import PASSWORD_PLACES, Place
 
@@ -183,22 +184,58 @@ class StudyDatabase(RDBStorage):
             self._get_trials(study_id, None, set(), -1)
 
         def again() -> FrozenTrial:
-            if self._place.kind == "postgresql":  # a lost transaction that still runs is waited for
-                with self.engine.begin() as connection:
-                    connection.execute(text("SELECT 1 FROM studies WHERE study_id = :id FOR UPDATE"), {"id": study_id})
-            unknown = super(StudyDatabase, self)._get_trials(study_id, None, set(), self._newest[study_id])
-            return unknown[-1] if unknown else create(study_id, template_trial)
+            made = self._made_meanwhile(study_id)
+            return made[-1] if made else create(study_id, template_trial)
 
         trial = self._persist(lambda: create(study_id, template_trial), again)
         self._newest[study_id] = trial._trial_id
         return trial
 
     def _get_trials(self, study_id: int, states: Any, included_trial_ids: set[int], trial_id_greater_than: int) -> Any:
-        get = super()._get_trials
-        trials = self._persist(lambda: get(study_id, states, included_trial_ids, trial_id_greater_than))
+        def get() -> list[FrozenTrial]:
+            with self.engine.connect() as connection:
+                return tables.read(connection, study_id, states, trial_id_greater_than, included_trial_ids)
+
+        trials = self._persist(get)
         newest = max((trial._trial_id for trial in trials), default=-1)
         self._newest[study_id] = max(newest, self._newest.get(study_id, -1))
         return trials
+
+    def _made_meanwhile(self, study_id: int) -> list[FrozenTrial]:
+        """The trials that are there and that this process has not heard of: those that it made without being told so."""
+        with self.engine.begin() as connection:
+            if self._place.kind == "postgresql":  # a lost transaction that still runs is waited for
+                tables.lock(connection, study_id)
+            return tables.read(connection, study_id, after=self._newest[study_id])
+
+    # As a driver asks (`sweeps.held.Home`)
+
+    def trials(self, study_id: int) -> list[FrozenTrial]:
+        """All of a study's trials, in the order in which they were made."""
+        return self._get_trials(study_id, None, set(), -1)
+
+    def add(self, study_id: int, trial: FrozenTrial) -> int:
+        """Make a new trial with all that `trial` holds; its id. `trials` was asked for before."""
+
+        def once() -> int:
+            with self.engine.begin() as connection:
+                return tables.add(connection, study_id, trial)
+
+        def again() -> int:
+            made = self._made_meanwhile(study_id)
+            return made[-1]._trial_id if made else once()
+
+        self._newest[study_id] = self._persist(once, again)
+        return self._newest[study_id]
+
+    def write(self, trial_id: int, changes: tables.Changes) -> None:
+        """Write what has changed of a trial, in one transaction."""
+
+        def once() -> None:
+            with self.engine.begin() as connection:
+                tables.write(connection, trial_id, changes)
+
+        self._persist(once)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         set_state = super().set_trial_state_values

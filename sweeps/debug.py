@@ -57,7 +57,8 @@ def debug(name: str, trial: int | None, extra: list[str], root: Path, console: C
     if trial is not None and begin_again(ledger.trial(trial), files):
         console.print("it is a copy of another trial, and starts from that one's checkpoint as it did then")
 
-    from sweeps.trial import Assignment, EpochReport, run_trial
+    from lhtx.epoch_report import EpochReport
+    from sweeps.trial import Assignment, run_trial
 
     def report(epoch: EpochReport) -> bool:
         shown = {name: value for name, value in epoch.metrics.items() if name.startswith(("train/", "val/"))}

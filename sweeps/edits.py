@@ -53,6 +53,8 @@ class Edit:
     @property
     def allowed(self) -> bool:
         """Whether the sweep goes on with it."""
+        if self.path == ("fuse",):  # how many train as one; whether any do decides their order of batches
+            return isinstance(self.before, int) and isinstance(self.after, int) and min(self.before, self.after) > 1
         return any(self.path[: len(allowed)] == allowed for allowed in ALLOWED)
 
     def __str__(self) -> str:
@@ -91,10 +93,9 @@ def _flat(space: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
     }
 
 
-def begun(space: SearchSpace) -> dict[str, str]:
+def begun(said: SearchSpace, kept: SearchSpace) -> dict[str, str]:
     """What a manifest keeps of a space when its sweep begins: the file, what it said, and what the sweep's own copy says."""
-    text = dump(space)
-    return {"source": str(space.document.file.resolve()), "said": text, "kept": text}
+    return {"source": str(said.document.file.resolve()), "said": dump(said), "kept": dump(kept)}
 
 
 def keep(ledger: Ledger, space: SearchSpace) -> None:

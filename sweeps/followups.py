@@ -5,7 +5,7 @@ All of it is derived from the study's trials alone, so that asking twice, or aft
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from optuna.trial import FrozenTrial
@@ -23,8 +23,12 @@ class Rule(Protocol):
         """Whether anything can become due in a sweep of this space, so that the end of a running trial is to be waited for."""
         ...
 
-    def concerns(self, space: SearchSpace, verdict: Verdict) -> bool:
-        """Whether anything can become due when a trial ends so."""
+    def concerns(self, space: SearchSpace, verdict: Verdict, trial: FrozenTrial, searched: bool) -> bool:
+        """Whether anything can become due when `trial` ends so. Args: searched: False while the search surely goes on."""
+        ...
+
+    def alone(self, space: SearchSpace) -> bool:
+        """Whether what becomes due when a trial ends can be told from that trial: `due` then need not see the others."""
         ...
 
     def due(self, space: SearchSpace, trials: Sequence[FrozenTrial]) -> Iterator[FollowUp]:
@@ -40,12 +44,22 @@ def possible(space: SearchSpace) -> bool:
     return any(rule.possible(space) for rule in RULES)
 
 
-def concern(space: SearchSpace, verdict: Verdict) -> bool:
-    """Whether anything can become due when a trial ends so."""
-    return any(rule.concerns(space, verdict) for rule in RULES)
-
-
 def due(space: SearchSpace, trials: Sequence[FrozenTrial]) -> Iterator[FollowUp]:
     """What is to be enqueued now. Args: trials: all of the study's own, waiting ones too."""
     for rule in RULES:
         yield from rule.due(space, trials)
+
+
+def after(
+    space: SearchSpace, verdict: Verdict, trial: FrozenTrial, searched: bool, trials: Callable[[], Sequence[FrozenTrial]]
+) -> Iterator[FollowUp]:
+    """What is to be enqueued as `trial` has ended so; what was due before that is there. It is what `due` says, but the end of
+    one trial does not cost a look at all of them.
+
+    Args:
+        searched: False while the search surely goes on.
+        trials: gives all of the study's own, waiting ones too.
+    """
+    for rule in RULES:
+        if rule.concerns(space, verdict, trial, searched):
+            yield from rule.due(space, [trial] if rule.alone(space) else trials())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
 
 from sweeps.winners import Configuration, Mode, Outcome, Values, best, configurations, front
 
@@ -17,7 +16,14 @@ class Found:
         self._modes = tuple(modes)
         self._sign = 1.0 if modes[0] == "max" else -1.0
         self._values: dict[int, Values] = {}
-        self._outcomes: dict[int, Outcome] = {}
+        self._groups: dict[int, list[Outcome]] = {}
+        """The COMPLETE trials of each configuration, by its first trial."""
+        self._configurations: dict[int, Configuration] = {}
+        self._winner: Configuration | None = None
+        self.complete_trials = 0
+        """How many there are."""
+        self.infeasible = 0
+        """How many of them are not within all outcome constraints."""
 
     def note(self, number: int, values: Values) -> None:
         """One epoch of trial `number`. Its values are those of its best epoch by the first objective, as those of its best
@@ -27,9 +33,19 @@ class Found:
             self._values[number] = values
 
     def complete(self, outcome: Outcome) -> None:
-        """A trial is COMPLETE."""
-        self._outcomes[outcome.number] = outcome
-        self.__dict__.pop("configurations", None)
+        """A trial is COMPLETE; each is told once. What it costs does not depend on how many there are, unless it is one of the
+        winner's."""
+        self.complete_trials += 1
+        self.infeasible += not outcome.feasible
+        source = outcome.number if outcome.source is None else outcome.source
+        group = self._groups.setdefault(source, [])
+        group.append(outcome)
+        earlier, (found,) = self._configurations.get(source), configurations(group)
+        self._configurations[source] = found
+        if earlier is not None and earlier is self._winner:  # its mean has changed
+            self._winner = best(self._configurations.values(), self._modes)
+        else:
+            self._winner = best([found, *([self._winner] if self._winner else [])], self._modes)
 
     def __contains__(self, number: int) -> bool:
         return number in self._values
@@ -37,16 +53,16 @@ class Found:
     def __getitem__(self, number: int) -> Values:
         return self._values[number]
 
-    @cached_property
+    @property
     def configurations(self) -> list[Configuration]:
         """The COMPLETE trials, those of one setting together."""
-        return configurations(self._outcomes.values())
+        return sorted(self._configurations.values(), key=lambda each: each.number)
 
     @property
     def winner(self) -> Configuration | None:
         """The configuration with the best first objective that is within all outcome constraints: by mean, if one ran with
         several seeds."""
-        return best(self.configurations, self._modes)
+        return self._winner
 
     @property
     def best(self) -> tuple[int, float] | None:
@@ -58,16 +74,6 @@ class Found:
     def front(self) -> dict[int, Values]:
         """The configurations that no other one dominates, by the trials that stand for them: with one objective the best."""
         return {each.number: each.values for each in front(self.configurations, self._modes)}
-
-    @property
-    def complete_trials(self) -> int:
-        """How many there are."""
-        return len(self._outcomes)
-
-    @property
-    def infeasible(self) -> int:
-        """How many COMPLETE trials are not within all outcome constraints."""
-        return sum(not outcome.feasible for outcome in self._outcomes.values())
 
     def told(self, metrics: Sequence[str]) -> str:
         """The front in words, the best by the first objective first. Args: metrics: the objectives' names."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -38,8 +38,11 @@ def parse(text: str) -> Override:
 
 def key_of(text: Any) -> str | None:
     """The key that an override sets, without `+` or `~`; None for what is no override."""
-    if not isinstance(text, str):
-        return None
+    return _key_of(text) if isinstance(text, str) else None
+
+
+@lru_cache(maxsize=4096)  # the same few overrides are asked about for every trial, and Hydra takes its time
+def _key_of(text: str) -> str | None:
     try:
         return parse(text).get_key_element().lstrip("+~")
     except ValueError:

@@ -79,6 +79,11 @@ class Judges:
             shadow = verdict
         return self.scheduler.judge(report), shadow
 
+    def end(self, number: int) -> None:
+        """Trial `number` has ended."""
+        self.scheduler.end(number)
+        self._guard.end(number)
+
     def _not_finite(self, report: Report) -> Verdict | None:
         """Broken, if an objective or the metric of an outcome constraint is not finite."""
         bad = {metric: value for metric in self._bounded if not math.isfinite(value := report.metrics.get(metric, 0.0))}

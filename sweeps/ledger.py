@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from sweeps.space import SearchSpace
 
 DEFAULT_ROOT = Path("runs")
+RUNNING = ".running"
+"""In a trial's directory: the lock that its process holds for as long as it may write there."""
 LEADING_COLUMNS = ("epoch", "seconds")
 SHADOW = "shadow "
 """What stands before a verdict in a history that a guard in shadow mode did not act on."""
@@ -133,9 +135,10 @@ class History:
             names = dict.fromkeys(name for old in [*earlier, row] for name in old)
             middle = sorted(set(names) - {*LEADING_COLUMNS, "verdict"})
             self.columns = [*LEADING_COLUMNS, *middle, "verdict"]
-            write_atomically(self.path, self._csv(earlier, header=True))
+            if earlier or self.path.exists():
+                write_atomically(self.path, self._csv(earlier, header=True))
         with self.path.open("ab") as file:
-            file.write(self._csv([row]).encode())
+            file.write(self._csv([row], header=file.tell() == 0).encode())
         self.last_epoch = epoch
 
     def keep(self, rows: list[dict[str, Any]]) -> None:

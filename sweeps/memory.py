@@ -26,9 +26,14 @@ def possible(space: SearchSpace) -> bool:
     return space.resources.on_oom == "retry" and BATCH_SIZE in space.parameters
 
 
-def concerns(space: SearchSpace, verdict: Verdict) -> bool:
+def concerns(space: SearchSpace, verdict: Verdict, trial: FrozenTrial, searched: bool) -> bool:
     """Whether a trial that ends so may be run again."""
     return space.resources.on_oom == "retry" and classify(verdict.verdict, verdict.reason) == "oom"
+
+
+def alone(space: SearchSpace) -> bool:
+    """Another trial may have had half the batch."""
+    return False
 
 
 def due(space: SearchSpace, trials: Sequence[FrozenTrial]) -> Iterator[FollowUp]:

@@ -61,7 +61,8 @@ class Node:
         self.unpacked = 0
         """How many datasets this actor has unpacked."""
         self.places: Places = self._data(data)
-        self._copy: TrialCopy | None = None
+        self._copies: dict[int, TrialCopy] = {}
+        """By trial."""
 
     def _data(self, data: Callable[[str], Iterable[bytes]]) -> Places:
         offer, root = self._offer, self._directory / "data"
@@ -87,20 +88,20 @@ class Node:
         attempt = uuid.uuid4().hex
         directory = self._directory / "trials" / f"{number:04d}-{attempt[:8]}"  # an earlier attempt may just be leaving
         places = [*self.places, (origin, str(directory))]
-        self._copy = TrialCopy(self._host, number, attempt, directory, places)
-        self._copy.fetch()
+        self._copies[number] = TrialCopy(self._host, number, attempt, directory, places)
+        self._copies[number].fetch()
         return {**assignment, "directory": str(directory), "places": places}
 
     def send(self) -> None:
-        """Bring the sweep what the trial has written."""
-        if self._copy:
-            self._copy.send()
+        """Bring the sweep what the trials have written."""
+        for copy in self._copies.values():
+            copy.send()
 
-    def end(self) -> None:
-        """The trial's process is gone: bring the sweep the rest."""
-        if self._copy:
-            copy, self._copy = self._copy, None
-            copy.end()
+    def end(self, numbers: Iterable[int] | None = None) -> None:
+        """Nothing writes to these trials (all, if not given) any more: bring the sweep the rest."""
+        for number in list(self._copies if numbers is None else numbers):
+            if copy := self._copies.pop(number, None):
+                copy.end()
 
     def close(self) -> None:
         """No more trials: the last one to leave a node removes the copies."""

@@ -35,9 +35,14 @@ def possible(space: SearchSpace) -> bool:
     return False
 
 
-def concerns(space: SearchSpace, verdict: Verdict) -> bool:
+def concerns(space: SearchSpace, verdict: Verdict, trial: FrozenTrial, searched: bool) -> bool:
     """Whether a copy may take the place of a trial that ends so."""
     return DONOR in verdict.numbers
+
+
+def alone(space: SearchSpace) -> bool:
+    """The copy is another's."""
+    return False
 
 
 def due(space: SearchSpace, trials: Sequence[FrozenTrial]) -> Iterator[FollowUp]:

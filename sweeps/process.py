@@ -4,9 +4,12 @@ A trial so pays no import (about three seconds of torch and Lightning), cannot s
 crashes takes nothing else down. All clients of a node share one server: what it has imported is in memory once. Neither side
 knows Ray: a connection carries one JSON message a line.
 
-    client → server   an assignment: {"number", "overrides", "directory", "environment", "memory"}
-    child  → client   {"kind": "started" | "report" | "finished" | "failed", …}
-    client → child    {"go_on": bool}, the answer to a report
+    client → server   {"group": [{"number", "overrides", "directory"}, …], "environment", "memory"}: a trial, or several that
+                      train as one
+    child  → client   {"kind": "started" | "report" | "finished" | "failed", …}; of several {"kind": "group", "reports",
+                      "finished", "unfit"}, and "over" when all of them have left
+    client → child    {"go_on": bool}, the answer to a report or to a group's message, which may also say which of the trials
+                      "stop" and which "join"
     server → client   {"kind": "exit", "status", "held"}: the child is gone, the next assignment may come; `held` bytes were
                       more than it was allotted, so that the server has killed it
 
@@ -23,6 +26,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +39,8 @@ GRACE_SECONDS = 10.0
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _MODULE = ["-m", "sweeps.process_server"]
+LEAVE: Mapping[str, Any] = {"go_on": False}
+"""The answer that ends a process, once it has written its checkpoints."""
 
 
 class ServerLost(RuntimeError):
@@ -106,14 +112,19 @@ class TrialProcess:
         self._server_pid: int | None = None
         self._state: Literal["idle", "training", "awaiting an answer", "leaving"] = "idle"
         self._kills: int | None = None
+        self._changes: dict[str, Any] = {}
 
-    def start(self, assignment: dict[str, Any]) -> None:
-        """Begin a trial; one that still runs is ended first."""
+    def start(self, *group: dict[str, Any]) -> None:
+        """Begin a trial, or several that train as one; what still runs is ended first."""
         self.end()
         self.connect()
         self._kills = memory_kills()
-        self._send({**assignment, "memory": self._memory, "environment": self._environment})
-        self._state = "training"
+        self._send({"group": group, "memory": self._memory, "environment": self._environment})
+        self._state, self._changes = "training", {}
+
+    def change(self, stop: Sequence[int], join: Sequence[dict[str, Any]]) -> None:
+        """Say with the next answer which trials of the group end, and which ones join it."""
+        self._changes = {"stop": stop, "join": join}
 
     def connect(self) -> None:
         """Find or start the server, which is held from then on: a trial that starts later finds it ready."""
@@ -127,9 +138,11 @@ class TrialProcess:
                 self._channel, self._server = shared(self._own, [*_MODULE, "fork"], self._environment, outlives=False)
 
     def next(self) -> dict[str, Any]:
-        """Let the trial go on to its next message, and return it: a report, or how it ended (`finished`, `failed`)."""
+        """Let the trial go on to its next message, and return it: a report, or how it ended (`finished`, `failed`); of several
+        `group`, and at last `over`."""
         if self._state == "awaiting an answer":
-            self._answer(go_on=True)
+            self._answer({"go_on": True, **self._changes})
+            self._changes = {}
         try:
             message = self._receive()
             if message["kind"] == "started":
@@ -146,7 +159,7 @@ class TrialProcess:
         """End the running trial, if there is one: between two epochs after its checkpoint, within an epoch at once."""
         deadline = time.monotonic() + (0 if self._state == "training" else GRACE_SECONDS)
         if self._state == "awaiting an answer":
-            self._answer(go_on=False)
+            self._answer(LEAVE)
         with contextlib.suppress(ServerLost):  # then the trial has ended with it, and the next one gets a new server
             while self._state != "idle":
                 if self._child is not None and not self._channel.readable(max(0.0, deadline - time.monotonic())):
@@ -177,11 +190,11 @@ class TrialProcess:
             if self._own:
                 remove(self._own)
 
-    def _answer(self, go_on: bool) -> None:
-        self._send({"go_on": go_on})
-        self._state = "training" if go_on else "leaving"
+    def _answer(self, answer: Mapping[str, Any]) -> None:
+        self._send(answer)
+        self._state = "training" if answer["go_on"] else "leaving"
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: Mapping[str, Any]) -> None:
         try:
             self._channel.send(message)
         except OSError:
@@ -195,9 +208,9 @@ class TrialProcess:
         match message["kind"]:
             case "started":
                 self._child, self._server_pid = message["pid"], message["server"]
-            case "report":
+            case "report" | "group":
                 self._state = "awaiting an answer"
-            case "finished" | "failed":
+            case "finished" | "failed" | "over":
                 self._state = "leaving"
             case "exit":
                 self._state, self._child = "idle", None

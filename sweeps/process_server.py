@@ -96,6 +96,8 @@ class _Server:
             self._clients.remove(client)
 
     def _fork(self, client: _Client, message: dict[str, Any]) -> None:
+        if "overrides" in message:
+            merge_configs(message["overrides"])
         try:
             child = os.fork()
         except OSError as error:  # no memory, or too many processes: the end of this one trial
@@ -138,6 +140,14 @@ class _Server:
             client.gone = True
 
 
+def merge_configs(overrides: list[str]) -> None:
+    """Compose a trial's config once here, where all that differ from it in values alone find most of it done."""
+    from lhtx.compose import compose
+
+    with contextlib.suppress(Exception):  # whatever it is, it ends the trial, which composes them too, and not the server
+        compose(overrides)
+
+
 def run(channel: Channel, message: dict[str, Any]) -> int:
     """Do what a client asks for, in this process; the exit status."""
     if "space" in message:
@@ -151,40 +161,49 @@ def run(channel: Channel, message: dict[str, Any]) -> int:
 def _train(channel: Channel, message: dict[str, Any]) -> int:
     import torch
 
-    from sweeps.ledger import TrialFiles
-    from sweeps.process import THREAD_VARIABLES
-    from sweeps.trial import Assignment, EpochReport, TrialStopped, run_trial
+    from sweeps.ledger import RUNNING, TrialFiles
+    from sweeps.process import LEAVE, THREAD_VARIABLES
+    from sweeps.trial import Assignment, TrialStopped, report_message, run_trial
 
     torch.set_num_interop_threads(int(os.environ[THREAD_VARIABLES[0]]))
-    assignment = Assignment.from_message(message)
+    group = [Assignment.from_message(each) for each in message["group"]]
+    assignment = group[0]
     files = TrialFiles(Path(assignment.directory))
     log = os.open(files.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
     channel.send({"kind": "started", "pid": os.getpid(), "server": os.getppid()})
-    running = FileLock(files.directory / ".running")
-    running.acquire()  # one that was suspended a moment ago may still be writing the checkpoint from which this one goes on
+    if len(group) > 1:
+        from sweeps.fused_trials import FusedTrials
+    else:
+        running = FileLock(files.directory / RUNNING)
+        running.acquire()  # one suspended a moment ago may still be writing the checkpoint from which this one goes on
 
-    def report(epoch: EpochReport) -> bool:
-        channel.send(epoch.as_message())
-        answer = channel.receive()
-        return answer is not None and answer["go_on"]
+    def exchange(told: dict[str, Any]) -> dict[str, Any]:
+        channel.send(told)
+        return channel.receive() or LEAVE
 
     start = time.monotonic()
     try:
-        metrics = run_trial(assignment, report)
+        if len(group) > 1:
+            FusedTrials(group, exchange).train()
+            channel.send({"kind": "over"})
+            return 0
+        metrics = run_trial(assignment, lambda epoch: exchange(report_message(assignment.number, epoch))["go_on"])
     except TrialStopped:
         return 0
     except BaseException as error:  # noqa: BLE001  whatever a trial raises is its own end, told to the sweep, and nobody else's
         with contextlib.suppress(OSError):  # a full disk: what happened is told to the sweep all the same
-            write_atomically(files.error, traceback.format_exc())
+            if len(group) == 1:  # else nobody can say whose it is
+                write_atomically(files.error, traceback.format_exc())
             traceback.print_exc()
         channel.send({"kind": "failed", "error": f"{type(error).__name__}: {error}"})
         return 1
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-    channel.send({"kind": "finished", "metrics": metrics, "seconds": time.monotonic() - start})
+    number = assignment.number
+    channel.send({"kind": "finished", "number": number, "metrics": metrics, "seconds": time.monotonic() - start})
     return 0
 
 
@@ -203,6 +222,9 @@ def main(mode: str, name: str = "", outlives: str = "") -> None:
         if (message := channel.receive()) is not None:
             channel.send({"kind": "exit", "status": run(channel, message)})
         return
+    from sweeps.light_imports import import_torchmetrics
+
+    import_torchmetrics()
     from sweeps.trial import preload
 
     preload()

@@ -47,15 +47,9 @@ class Progress:
             self._last = now
             self._live.update(self._panel(), refresh=True)
         for number, verdict in self._study.news():
-            if verdict is None:
-                self._console.print(
-                    Text.assemble(
-                        f"trial {number} ",
-                        ("lost its process", "yellow"),
-                        ": it goes on from its last checkpoint in another",
-                    ),
-                    soft_wrap=True,
-                )
+            if isinstance(verdict, str):
+                what, _, more = verdict.partition(":")
+                self._console.print(Text.assemble(f"trial {number} ", (what, "yellow"), f":{more}"), soft_wrap=True)
                 continue
             if verdict.verdict == "rejected":
                 continue

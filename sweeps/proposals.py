@@ -12,9 +12,11 @@ import optuna
 from optuna.trial import TrialState
 
 from sweeps import resources
-from sweeps.attributes import FROM
+from sweeps.attributes import ALLOTTED, FROM
 from sweeps.errors import SpaceError
+from sweeps.hydra_overrides import key_of
 from sweeps.samplers import make_sampler
+from sweeps.schema import FIRST_ORDER, ORDER_SEED
 from sweeps.settings import Tried
 from sweeps.space import SearchSpace, override, overrides, sample, violated
 from sweeps.stopping import Verdict
@@ -88,22 +90,46 @@ class Proposer:
         self._rejected = self._repeated = 0
         return None
 
+    def choose(
+        self, trial: optuna.Trial, parameters: Mapping[str, Any], order: int, allotted: Mapping[str, float]
+    ) -> list[str]:
+        """All the overrides of a new trial, written down with what it is allotted (`sweeps.usage`)."""
+        if self.note:
+            trial.set_user_attr("note", self.note)
+        chosen = assemble(self._space, parameters, trial.number, order)
+        trial.set_user_attr(ALLOTTED, allotted)
+        trial.set_user_attr("overrides", chosen)
+        return chosen
+
     def _start(self) -> dict[str, Any] | None:
         """What is given of the setting to start with that is next, if there is one."""
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         return dict(waiting[0].system_attrs["fixed_params"]) if waiting else None
 
 
-def assemble(space: SearchSpace, parameters: Mapping[str, Any], number: int) -> list[str]:
+def assemble(space: SearchSpace, parameters: Mapping[str, Any], number: int, order: int = 0) -> list[str]:
     """All the overrides of trial `number`: the space's own, the parameters, what the platform sets (the objective that picks
-    the best checkpoint, the resources), and a seed if the space gives none."""
+    the best checkpoint, the resources), and a seed if the space gives none.
+
+    Args: order: where trials train as one, which of their common orders of batches the first epoch takes (docs/fused.md).
+    """
     chosen = [
         *overrides(space, parameters),
         override("optimized_metric", space.objective.metric),
         override("optimized_mode", space.objective.mode),
         *resources.overrides(space.resources),
     ]
-    return chosen if space.fixed_seed(parameters) is not None else [*chosen, f"seed={trial_seed(space.search.seed, number)}"]
+    if space.fixed_seed(parameters) is None:
+        chosen.append(f"seed={trial_seed(space.search.seed, number)}")
+    if space.group_size > 1:
+        chosen += [] if fixes(space, ORDER_SEED) else [override(ORDER_SEED, space.search.seed)]
+        chosen += [override(FIRST_ORDER, order)] if order else []
+    return chosen
+
+
+def fixes(space: SearchSpace, key: str) -> bool:
+    """Whether `key` is among the overrides that every trial of a space starts from."""
+    return any(key_of(text) == key for text in space.trial)
 
 
 def draw(space: SearchSpace, number: int, network_size: NetworkSize) -> list[str]:

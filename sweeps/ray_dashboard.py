@@ -32,5 +32,5 @@ def tell(console: Console) -> None:
     from ray._private.worker import get_dashboard_url  # what `ray.init` returns knows it too, but only to whoever called it
 
     url = get_dashboard_url()
-    where = f"http://{url}" if url else "there is none: the Ray that RAY_ADDRESS names was started without one"
+    where = f"http://{url}" if url else "there is none: the Ray that this sweep has joined was started without one"
     console.print(f"Ray's dashboard: {where}", soft_wrap=True)

@@ -23,10 +23,17 @@ def possible(space: SearchSpace) -> bool:
     return space.search.repeats is not None
 
 
-def concerns(space: SearchSpace, verdict: Verdict) -> bool:
-    """Every end may be the one that `top` waits for; a single configuration's repeats wait for its own."""
+def concerns(space: SearchSpace, verdict: Verdict, trial: FrozenTrial, searched: bool) -> bool:
+    """Every end of a first seed may be the one that `top` waits for; a single configuration's repeats wait for its own."""
     wanted = space.search.repeats
-    return wanted is not None and (wanted.top is not None or verdict.verdict in {"finished", "spent"})
+    if wanted is None or not _repeatable(trial):
+        return False
+    return searched if wanted.top is not None else verdict.verdict in {"finished", "spent"}
+
+
+def alone(space: SearchSpace) -> bool:
+    """A configuration's repeats follow from its first seed, unless they are those of the best."""
+    return space.search.repeats is None or space.search.repeats.top is None
 
 
 def due(space: SearchSpace, trials: Sequence[FrozenTrial]) -> Iterator[FollowUp]:
@@ -48,13 +55,13 @@ def _asked(trials: Sequence[FrozenTrial]) -> Counter[int]:
 
 def _sources(space: SearchSpace, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The trials that are to be repeated: finished, and within the outcome constraints."""
+    wanted = space.search.repeats.top if space.search.repeats else None
+    if wanted is not None and not _searched(space, trials):
+        return []
     finished = {trial.number: trial for trial in trials if trial.state == TrialState.COMPLETE and _repeatable(trial)}
     feasible = [each for each in map(outcome, finished.values()) if each.feasible]
-    wanted = space.search.repeats.top if space.search.repeats else None
     if wanted is None:
         return [finished[each.number] for each in feasible]
-    if not feasible or not _searched(space, trials):
-        return []
     return [finished[each.number] for each in top(configurations(feasible), space.modes, wanted)]
 
 

@@ -6,11 +6,9 @@ Everything that must be refused is refused before Ray starts.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lhtx.files import check_directory
-from sweeps import edits, housekeeping, manifest, older_study, ray_dashboard, resources, warm_start, workers
+from sweeps import edits, housekeeping, manifest, older_study, ray_cluster, ray_dashboard, resources, warm_start
 from sweeps.cluster.fetch import require_at_rest
 from sweeps.creation import create_ledger
 from sweeps.database import Patience
@@ -29,7 +27,7 @@ from sweeps.notify import Notification, notifying
 from sweeps.places import chosen
 from sweeps.progress import Progress
 from sweeps.space import SearchSpace, load_space
-from sweeps.storage import check, wait_for
+from sweeps.storage import check, wait_for, writing_ahead
 from sweeps.study import End, SweepStudy
 from sweeps.validated import render
 from sweeps.warm import warm
@@ -37,20 +35,6 @@ from sweeps.warm import warm
 EXIT_DONE, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 130
 LOST_ACTOR_RETRIES = 3
 """How often a trial whose actor or node was lost is started again, from its last checkpoint."""
-
-_ENVIRONMENT = {
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a trial's paths mean what they mean by hand
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger keeps the results
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # Tune's own state is disposable
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-}
-_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""Read when Ray is imported: 0 lets a Ray that is started here listen on the loopback alone, also on Linux. Without a token, as
-it is, it would run code for everybody who reaches its ports."""
 
 
 def run(space_name: str, name: str | None, root: Path, console: Console) -> int:
@@ -84,9 +68,8 @@ def run(space_name: str, name: str | None, root: Path, console: Console) -> int:
     console.print(Text.assemble((space.name, "bold"), f": {space.description}"))
     with Interruption() as interruption, warm(space) as server:
         server.begin_check(space_name)
-        with _ray() as nodes:  # meanwhile
-            slots = resources.concurrency(space.resources, nodes)
-            started = workers.prestart(min(slots, space.search.trials)) if len(nodes) == 1 else []
+        with ray_cluster.connected(space, console) as nodes:  # meanwhile
+            resources.concurrency(space.resources, nodes)  # refuses what no node has
             import sweeps.searcher  # noqa: F401  Tune, which takes a second
 
             validation = server.check(space, interruption)
@@ -95,11 +78,10 @@ def run(space_name: str, name: str | None, root: Path, console: Console) -> int:
                 return EXIT_INTERRUPTED
             console.print(render(validation))
             console.print(f"checked in {validation.seconds:.1f} s", style="dim")
-            del started
             with notifying(console) as notification:
-                create_ledger(ledger, space, sources)
+                create_ledger(ledger, space, sources, validation.group_size)
                 with ledger.lock():
-                    return _drive(ledger, space, console, interruption, notification)
+                    return _drive(ledger, replace(space, fuse=validation.group_size), console, interruption, notification)
 
 
 def resume(name: str, root: Path, console: Console, recorded: bool = False) -> int:
@@ -150,7 +132,8 @@ def _drive(ledger: Ledger, space: SearchSpace, console: Console, interruption: I
         if study.account.spent:
             console.print(f"{ledger.name}: {_budget(study)}; nothing was started", soft_wrap=True)
             return EXIT_DONE
-        with housekeeping.beside(study, console, notification):
+        ahead = writing_ahead(ledger.storage, ledger.place, ledger.directory)
+        with ahead, housekeeping.beside(study, console, notification):
             manifest.open_session(ledger)
             study.account.begin()
             end = _work(study, console, interruption)
@@ -179,11 +162,14 @@ def _work(study: SweepStudy, console: Console, interruption: Interruption) -> En
         goes_on = "goes on from its last checkpoint" if study.interrupted == 1 else "go on from their last checkpoints"
         console.print(f"{_counted(study.interrupted, 'interrupted trial')} {goes_on}.")
     try:
-        with warm(space) as server, _ray() as nodes:
+        with warm(space) as server, ray_cluster.connected(space, console) as nodes:
             ray_dashboard.tell(console)
             concurrency = resources.concurrency(space.resources, nodes)
+            shared = (
+                f"{concurrency} groups of up to {space.group_size}" if space.group_size > 1 else min(concurrency, study.target)
+            )
             console.print(
-                f"{_counted(study.target - study.ended.total(), 'trial')} to run, {min(concurrency, study.target)} at a time, "
+                f"{_counted(study.target - study.ended.total(), 'trial')} to run, {shared} at a time, "
                 f"with {resources.told(space.resources)} each"
             )
             if interruption.requested:
@@ -204,43 +190,6 @@ def network_size(overrides: list[str]) -> int:
     return describe(overrides).parameters
 
 
-@contextmanager
-def _ray() -> Iterator[list[resources.Node]]:
-    """A Ray that is running (this process's, the one RAY_ADDRESS names, or a new one here); yields what each node has."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    if "RAY_ADDRESS" not in os.environ:
-        os.environ.setdefault(_LOOPBACK, "0")
-    import ray
-
-    if "RAY_ADDRESS" not in os.environ:
-        os.environ.pop(_LOOPBACK)
-
-    def nodes() -> list[resources.Node]:
-        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-    if ray.is_initialized():
-        yield nodes()
-        return
-    terminated = signal.getsignal(signal.SIGTERM)
-    try:
-        if address := os.environ.get("RAY_ADDRESS"):
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(
-                address="local",
-                num_cpus=manifest.cpus(),
-                **ray_dashboard.options(),
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=128 * 2**20,  # trials pass messages, not tensors
-            )
-        signal.signal(signal.SIGTERM, terminated)  # Ray has put its own there, which would end this process in the middle
-        yield nodes()
-    finally:
-        workers.shut_down()
-
-
 def _tune(
     study: SweepStudy, space: SearchSpace, console: Console, concurrency: int, interruption: Interruption, server: str
 ) -> End | None:
@@ -251,21 +200,26 @@ def _tune(
     from ray import tune
     from ray.air._internal import usage
 
+    from sweeps.groups import Groups
     from sweeps.searcher import ProgressCallback, StudyScheduler, StudySearcher, SweepStopper
     from sweeps.transfer import trainable
 
     usage.tag_callbacks = lambda callbacks: False  # to count ours, it would import MLflow and others: another second
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost worker's traceback: the trial goes on elsewhere
-    stopper = SweepStopper(study, interruption)
+    stopper, groups = SweepStopper(study, interruption), Groups(study, concurrency)
     scratch = study.ledger.scratch_directory.resolve()
     shutil.rmtree(scratch, ignore_errors=True)  # a killed driver's
     try:
-        with trainable(study.ledger, space, scratch) as (actor, lost), Progress(study, console, concurrency) as progress:
+        with (
+            ray_cluster.for_tune(),
+            trainable(study.ledger, space, scratch) as (actor, lost),
+            Progress(study, console, concurrency) as progress,
+        ):
             tune.run(
                 actor,
                 name=study.ledger.name,
-                search_alg=StudySearcher(study, server),
-                scheduler=StudyScheduler(study, lost),
+                search_alg=StudySearcher(study, groups, server),
+                scheduler=StudyScheduler(study, groups, lost),
                 stop=stopper,
                 callbacks=[ProgressCallback(study, progress.update)],
                 num_samples=-1,
@@ -273,7 +227,7 @@ def _tune(
                 reuse_actors=True,
                 max_failures=LOST_ACTOR_RETRIES,
                 storage_path=str(scratch),
-                trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}",
+                trial_dirname_creator=lambda trial: f"{trial.config['group'][0]['number']:04d}-{trial.trial_id}",
                 raise_on_failed_trial=False,
                 verbose=0,
             )

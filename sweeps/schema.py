@@ -213,6 +213,9 @@ class SearchSpace:
     stopping: Stopping
     resources: Resources
     budget: Budget
+    fuse: int | Literal["auto"]
+    """At most so many trials train as one network (docs/fused.md): 1 gives each a process of its own, auto lets the validation
+    choose."""
     storage: str | None
     """Where the study is to live (`sweeps.places`); None leaves that to the environment."""
     outputs: Outputs
@@ -229,6 +232,11 @@ class SearchSpace:
     def modes(self) -> tuple[Literal["max", "min"], ...]:
         """Of each objective."""
         return tuple(objective.mode for objective in self.objectives)
+
+    @property
+    def group_size(self) -> int:
+        """At most so many trials share a process; `auto` that has not been settled is 1."""
+        return 1 if self.fuse == "auto" else self.fuse
 
     def where(self, path: KeyPath) -> str:
         """`file:line` of a part of it."""
@@ -253,3 +261,6 @@ PLATFORM_KEYS: dict[str, str] = {
     "optimized_mode": "set objective.mode instead",
 }
 """Config keys that the platform sets for every trial, and what to do instead of setting them in a space."""
+
+ORDER_SEED, FIRST_ORDER = "data.seed", "data.first_order"
+"""Config keys: which orders of batches trials that train as one have in common, and which of them a trial begins with."""

@@ -16,8 +16,8 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from sweeps.errors import SweepError
+from sweeps.groups import Groups
 from sweeps.interruption import Interruption
-from sweeps.stopping import Verdict
 from sweeps.study import End, SweepStudy
 from sweeps.trainable import PAYLOAD
 
@@ -25,20 +25,20 @@ from sweeps.trainable import PAYLOAD
 class StudySearcher(Searcher):
     """Hands out what the study proposes."""
 
-    def __init__(self, study: SweepStudy, server: str | None = None) -> None:
+    def __init__(self, study: SweepStudy, groups: Groups, server: str | None = None) -> None:
         """Args: server: what every trial is told of the server that the slots of its node share."""
         super().__init__()
-        self._study, self._server = study, server
+        self._study, self._groups, self._server = study, groups, server
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         try:
-            proposal = self._study.propose()
+            group = self._groups.form(trial_id)
         except (SweepError, OSError) as error:  # Tune would bury it under a traceback of its own
             self._study.error = error
             return Searcher.FINISHED
-        if proposal is None and not self._study.waiting:
+        if not group and not self._study.waiting and not self._groups.may_come_back:
             return Searcher.FINISHED
-        return proposal and {**proposal, "server": self._server}  # None: Tune asks again
+        return {"group": group, "server": self._server} if group else None  # None: Tune asks again
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The scheduler has heard it, with the trial's number."""
@@ -53,19 +53,31 @@ class StudySearcher(Searcher):
 class StudyScheduler(FIFOScheduler):
     """Brings every result to the study, and stops a trial on its verdict. It runs before Tune does anything with a result."""
 
-    def __init__(self, study: SweepStudy, lost: Callable[[int], None] = lambda number: None) -> None:
+    def __init__(self, study: SweepStudy, groups: Groups, lost: Callable[[int], None] = lambda number: None) -> None:
         """Args: lost: is told of a trial whose actor is gone, before it begins elsewhere."""
         super().__init__()
-        self._study, self._lost = study, lost
+        self._study, self._groups, self._lost = study, groups, lost
         self._leaving: dict[int, ray.ObjectRef] = {}
         study.leaving = self._is_leaving
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         message = json.loads(result[PAYLOAD])
-        verdict = self._tell(self._study.report, trial, message)
+        if message["kind"] == "group":
+            change = self._tell(self._groups.hear, trial.trial_id, message)
+            if change:
+                trial.temporary_state.ray_actor.change.remote(change.stop, change.join)
+            return self.CONTINUE if self._study.error is None else self.STOP
+        number = self._number(trial)
+        verdict = self._tell(self._study.report, number, message)
         if verdict is not None and verdict.verdict == "waiting":
-            self._leaving[trial.config["number"]] = trial.temporary_state.ray_actor.leave.remote()
+            self._leaving[number] = trial.temporary_state.ray_actor.leave.remote()
+        if verdict is not None:
+            self._groups.end(trial.trial_id)
         return self.CONTINUE if verdict is None and self._study.error is None else self.STOP
+
+    def _number(self, trial: Trial) -> int:
+        """Of a trial that has a process of its own."""
+        return trial.config["group"][0]["number"]
 
     def _is_leaving(self, number: int) -> bool:
         """Whether a suspended trial may still be writing its last checkpoint. One whose actor is lost writes no more."""
@@ -73,32 +85,34 @@ class StudyScheduler(FIFOScheduler):
         return leaves is not None and not ray.wait([leaves], timeout=0)[0]
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        """A trial has ended by itself, or Tune stops it: with a verdict, which the study has heard, or with the whole sweep."""
+        """A process has ended by itself, or Tune stops it: on a verdict that the study has heard, or with the whole sweep."""
         message = json.loads(result.get(PAYLOAD, "{}"))
         if message.get("kind") == "finished":
-            self._tell(self._study.finish, trial, message)
-        elif message.get("kind") == "failed":
-            self._tell(self._study.fail, trial, message)
+            self._tell(self._study.finish, self._number(trial), message)
+        self._tell(self._groups.end, trial.trial_id, message.get("error"))
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """The actor or its node is lost. A trial whose status is ERROR by now is one that Tune starts again: it goes on."""
-        number = trial.config["number"]
-        self._lost(number)
+        group = self._groups.members(trial.trial_id)
+        for assignment in group:
+            self._lost(assignment["number"])
         if trial.status == Trial.ERROR:
-            self._study.lost(number)
+            trial.config["group"] = group  # those that have ended meanwhile are left out, those that have joined are in
+            for assignment in group:
+                self._study.lost(assignment["number"])
         else:
             error = trial.get_error()
             lines = str(error or "no message").strip().splitlines()
             # Ray's own guard of the memory: its advice comes last, what it was stands in the type or further up.
             memory = any("OutOfMemoryError" in text for text in (type(error).__name__, *lines))
             what = "OutOfMemoryError: " if memory else ""
-            self._tell(self._study.fail, trial, {"error": f"its process was lost too often: {what}{lines[-1]}"})
+            self._tell(self._groups.end, trial.trial_id, f"its process was lost too often: {what}{lines[-1]}")
 
-    def _tell(self, what: Callable[[int, Any], Verdict | None], trial: Trial, message: Any) -> Verdict | None:
+    def _tell(self, what: Callable[[Any, Any], Any], whom: Any, message: Any) -> Any:
         """Bring a message to the study. Once that cannot be written any more, nothing is brought to it, and the sweep ends."""
         if self._study.error is None:
             try:
-                return what(trial.config["number"], message)
+                return what(whom, message)
             except (SweepError, OSError) as error:
                 self._study.error = error
         return None
@@ -142,7 +156,8 @@ class ProgressCallback(Callback):
         self._study, self._update = study, update
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._study.begin(trial.config["number"])
+        for assignment in trial.config["group"]:
+            self._study.begin(assignment["number"])
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._update()

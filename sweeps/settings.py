@@ -50,6 +50,8 @@ class Tried:
     def __init__(self, space: SearchSpace) -> None:
         self._numbers: dict[frozenset[tuple[str, Scalar]], int] = {}
         self._all: list[dict[str, Scalar]] = []
+        self._first = 0
+        """All settings before this place have been tried: what has been stays so."""
         self._endless = count(space.parameters) is None
         if not self._endless:
             self._all = list(settings(space.parameters))
@@ -66,8 +68,11 @@ class Tried:
     def untried(self, given: Mapping[str, Scalar] | None = None) -> dict[str, Scalar] | None:
         """A setting that nobody has had, with the values that are `given`; always the same one until it has been tried. None
         if there is none, or if the space is endless."""
+        while self._first < len(self._all) and self.number(self._all[self._first]) is not None:
+            self._first += 1
         wanted = set((given or {}).items())
-        return next((each for each in self._all if wanted <= each.items() and self.number(each) is None), None)
+        rest = (self._all[place] for place in range(self._first, len(self._all)))
+        return next((each for each in rest if wanted <= each.items() and self.number(each) is None), None)
 
     @property
     def exhausted(self) -> bool:

@@ -200,6 +200,7 @@ def dump(space: SearchSpace) -> str:
             "stopping": _stopping(space.stopping),
             "resources": space.resources.model_dump(),
             "budget": space.budget.model_dump(),
+            **({} if space.fuse == 1 else {"fuse": space.fuse}),
             **({} if space.storage is None else {"storage": space.storage}),
             **space.outputs.dump(),
         }

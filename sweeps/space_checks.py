@@ -1,4 +1,5 @@
-"""Checks of a search space that concern several of its sections: objectives, outcome constraints, repeats, sources.
+"""Checks of a search space that concern several of its sections: objectives, outcome constraints, repeats, sources, trials that
+train as one.
 
 Parts of `space_reader.py`, which calls them; they compose nothing and open no other sweep.
 """
@@ -6,16 +7,18 @@ Parts of `space_reader.py`, which calls them; they compose nothing and open no o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sweeps.distributions import Choice, PowerOfTwo
 from sweeps.hydra_overrides import key_of
 from sweeps.located_yaml import KeyPath, describe
 from sweeps.outcomes import violations
-from sweeps.schema import OutcomeConstraint, Parameter, Search, Stopping
+from sweeps.schema import FIRST_ORDER, ORDER_SEED, OutcomeConstraint, Parameter, Search, Stopping
 
 if TYPE_CHECKING:
     from sweeps.space_reader import SpaceReader
+
+MOST_FUSED = 256
 
 
 def outcome_constraints(reader: SpaceReader) -> tuple[OutcomeConstraint, ...]:
@@ -87,3 +90,32 @@ def sources(reader: SpaceReader, search: Search, parameters: Mapping[str, Parame
     if ordered:
         what = f"cmaes starts from other trials only where no number has a condition, and {ordered[0]} has one: use tpe"
         reader.problem(path, what)
+
+
+def fuse(reader: SpaceReader) -> int | Literal["auto"]:
+    """What stands under `fuse`."""
+    value = reader.raw.get("fuse", 1)
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_FUSED):
+        return value
+    reader.problem(
+        ("fuse",), f"how many trials train as one, from 1 to {MOST_FUSED}, or auto is expected, found {describe(value)}"
+    )
+    return 1
+
+
+def fused(reader: SpaceReader, fuse: int | Literal["auto"], trial: list[str], stopping: Stopping) -> None:
+    """Trials that train as one share the order of their batches, and cannot take over each other's checkpoints. `auto` says no
+    more than it cannot (`validation.py`) where a number is refused."""
+    if fuse == 1:
+        return
+    for index, text in enumerate(trial):
+        if key_of(text) == FIRST_ORDER:
+            reader.problem(("trial", index), f"where trials train as one, the sweep sets {FIRST_ORDER}: remove one of the two")
+    if fuse == "auto":
+        return
+    if stopping.scheduler == "pbt":
+        reader.problem(("fuse",), "networks that train as one cannot become copies of each other, as under pbt: remove it")
+    for key in reader.entries:
+        if key.lstrip("+") in (ORDER_SEED, FIRST_ORDER):
+            what = f"networks that train as one share the order of batches, which {key} decides: remove one of the two"
+            reader.problem(("space", key), what)

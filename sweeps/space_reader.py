@@ -45,6 +45,7 @@ KEYS = (
     "stopping",
     "resources",
     "budget",
+    "fuse",
     "storage",
     *outputs.KEYS,
 )
@@ -98,6 +99,9 @@ class SpaceReader:
         budget = self.section(Budget, "budget")
         if budget and resources and (free := unpriced(budget, resources)):
             self.problem(("budget", "cost"), free)
+        fuse = space_checks.fuse(self)
+        if stopping:
+            space_checks.fused(self, fuse, trial, stopping)
         storage, found = self.storage(), outputs.Outputs.read(self)
         if self.problems or not (objectives and search and stopping and resources and budget):
             raise SpaceError(sorted(dict.fromkeys(self.problems), key=lambda problem: _order(problem.where)))
@@ -112,6 +116,7 @@ class SpaceReader:
             stopping=stopping,
             resources=resources,
             budget=budget,
+            fuse=fuse,
             storage=storage,
             outputs=found,
             name=name,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import optuna
@@ -16,15 +16,17 @@ from optuna.trial import FrozenTrial, TrialState
 from lhtx.files import write_atomically
 from sweeps import continuation, followups, memory, outcomes, proposals
 from sweeps.attempts import Attempt
-from sweeps.attributes import CONTINUES, EXPLOITS, KILLED, RETRIES, FollowUp, asked_again, follows, own_trials
+from sweeps.attributes import ALLOTTED, CONTINUES, EXPLOITS, KILLED, RETRIES, FollowUp, asked_again, follows, own_trials
 from sweeps.ends import STATES
 from sweeps.ends import End as End
 from sweeps.errors import LedgerError
 from sweeps.failures import alike, as_attribute, hopeless
 from sweeps.found import Found
+from sweeps.held import held
 from sweeps.judges import Judges
-from sweeps.ledger import SHADOW, History, Ledger, read_history
-from sweeps.recorded import record, recorded
+from sweeps.ledger import SHADOW, History, Ledger
+from sweeps.recorded import note_shadow, record
+from sweeps.replay import replayed
 from sweeps.space import SearchSpace, suggest
 from sweeps.stopping import Verdict
 from sweeps.usage import Account
@@ -40,8 +42,7 @@ class SweepStudy:
     def __init__(self, ledger: Ledger, space: SearchSpace, network_size: proposals.NetworkSize) -> None:
         """Args: network_size: the parameter count of a composed list of overrides, for constraints that ask for it."""
         self.ledger, self.space = ledger, space
-        self.study = ledger.study()
-        self._storage = ledger.storage
+        self.study, self._storage = held(ledger.study(), ledger.storage)
         self._judges = Judges(space)
         self._proposer = proposals.Proposer(space, network_size, self.study)
         self.ended: Counter[str] = Counter()
@@ -61,7 +62,7 @@ class SweepStudy:
         """Each is called after a trial's end has been written down."""
         self.leaving: Callable[[int], bool] = lambda number: False
         """Whether a trial that was suspended may not have left its process yet."""
-        self._news: deque[tuple[int, Verdict | None]] = deque()
+        self._news: deque[tuple[int, Verdict | str]] = deque()
         self._restore()
 
     def _restore(self) -> None:
@@ -82,7 +83,9 @@ class SweepStudy:
                 continue
             if "overrides" in trial.user_attrs:
                 self._judges.enter(trial.number, trial.user_attrs)
-            self._replay(trial, verdict)
+            for report in replayed(self.ledger, self._judges, trial, verdict):
+                self.found.note(report.number, report.values)
+                self._judges.replay(report, verdict)
             if trial.state == TrialState.RUNNING:
                 if verdict is None:
                     self._suspend_or_interrupt(trial)
@@ -95,12 +98,12 @@ class SweepStudy:
                     f"{self.ledger.study_place}: trial {trial.number} is {trial.state.name} without a verdict: "
                     "something else than this sweep has ended it."
                 )
-            self._judges.scheduler.end(trial.number)
+            self._judges.end(trial.number)
             self._count(trial.number, verdict["verdict"])
         self._asked_again = asked_again(trials := self._trials())
         self.account = Account(self.ledger, self.space.budget, self.space.resources, trials)
         self._end_overtaken()
-        self._follow_up()
+        self._enqueue(followups.due(self.space, self._trials()))
 
     def _trials(self) -> list[FrozenTrial]:
         """All of the sweep's own trials, waiting ones too."""
@@ -110,10 +113,9 @@ class SweepStudy:
         """A trial that has been proposed, as the study has it now."""
         return self._storage.get_trial(self._ids[number])
 
-    def _follow_up(self) -> list[FollowUp]:
+    def _enqueue(self, due: Iterable[FollowUp]) -> list[FollowUp]:
         """Enqueue the trials that follow from those that have ended."""
-        found = list(followups.due(self.space, self._trials()))
-        for each in found:
+        for each in (found := list(due)):
             self.study.enqueue_trial(dict(each.parameters), user_attrs=dict(each.attributes))
             self._asked_again += 1
         return found
@@ -125,21 +127,6 @@ class SweepStudy:
             return
         self._waiting.add(trial.number)
         self._attempts[trial.number] = Attempt(self.ledger.trial(trial.number))
-
-    def _replay(self, trial: FrozenTrial, verdict: Mapping[str, Any] | None) -> None:
-        """Bring halving and guard up to date with what an earlier driver was told of `trial`."""
-        history = {row["epoch"]: row for row in read_history(self.ledger.trial(trial.number).history)}
-        max_epochs = trial.user_attrs.get("max_epochs", math.inf)
-        for epoch, values in recorded(trial).items():
-            row = history.get(epoch, {"verdict": "unknown"})
-            if verdict is None and row["verdict"] and not row["verdict"].startswith(SHADOW):
-                return  # the driver was killed while it judged this epoch, which the trial will say again
-            metrics = {name: cell for name, cell in row.items() if name != "verdict"}
-            parameters = trial.user_attrs.get("parameters", 0)
-            objectives = dict(zip(self._judges.metrics, values, strict=True))
-            report = self._judges.report(trial.number, epoch, max_epochs, parameters, {**metrics, **objectives})
-            self.found.note(report.number, report.values)
-            self._judges.replay(report, verdict)
 
     @property
     def started(self) -> int:
@@ -175,9 +162,11 @@ class SweepStudy:
         """Whether no setting of the space is left to be tried."""
         return self._proposer.exhausted
 
-    def propose(self) -> dict[str, Any] | None:
+    def propose(self, order: int = 0) -> dict[str, Any] | None:
         """The next trial's assignment (`sweeps.trial.Assignment` as a message); None when the sweep has all it asked for, or
         (`waiting`) must hear from the running trials first.
+
+        Args: order: of batches, which a new trial's first epoch takes (`proposals.assemble`).
 
         Raises:
             SpaceError: the constraints refused `MAX_REJECTIONS` proposals in a row.
@@ -188,24 +177,23 @@ class SweepStudy:
         while self.started < self.target and not self.hopeless:
             if self._judges.synchronous and (awaited := continuation.awaited(self.ledger, self._trials())):
                 return self._go_back(*awaited)
-            if not (trial := self._proposer.ask()):
-                break
-            self._ids[trial.number] = trial._trial_id
-            parameters = suggest(self.space, trial)
-            refused = self._proposer.refused(parameters, again=follows(trial))
-            self._proposer.remember(parameters, trial.number)
+            with self._storage.together():
+                if not (trial := self._proposer.ask()):
+                    break
+                self._ids[trial.number] = trial._trial_id
+                parameters = suggest(self.space, trial)
+                refused = self._proposer.refused(parameters, again=follows(trial))
+                self._proposer.remember(parameters, trial.number)
+                goes_on = {CONTINUES, EXPLOITS} & trial.user_attrs.keys()
+                chosen = [] if refused or goes_on else self._proposer.choose(trial, parameters, order, self.account.allotted)
             if refused:
                 self._asked_again -= refused.verdict == "rejected" and follows(trial)
                 self._end(trial.number, refused)
                 continue
-            if {CONTINUES, EXPLOITS} & trial.user_attrs.keys():
+            if goes_on:
                 if assignment := self._continue(trial):
                     return assignment
                 continue
-            if self._proposer.note:
-                trial.set_user_attr("note", self._proposer.note)
-            chosen = proposals.assemble(self.space, parameters, trial.number)
-            trial.set_user_attr("overrides", chosen)
             self._judges.enter(trial.number, trial.user_attrs)
             return self._assign(trial.number, chosen)
         return self._release()
@@ -217,10 +205,11 @@ class SweepStudy:
         except LedgerError as error:
             self._end(trial.number, Verdict("failed", str(error)))
             return None
-        for epoch, objectives in values.items():
-            record(self._storage, trial._trial_id, epoch, objectives)
-            self.found.note(trial.number, objectives)
-        trial.set_user_attr("overrides", chosen)
+        with self._storage.together():
+            for epoch, objectives in values.items():
+                record(self._storage, trial._trial_id, epoch, objectives)
+                self.found.note(trial.number, objectives)
+            trial.set_user_attr("overrides", chosen)
         self._judges.enter(trial.number, trial.user_attrs)
         return self._assign(trial.number, chosen)
 
@@ -261,7 +250,10 @@ class SweepStudy:
         files.directory.mkdir(parents=True, exist_ok=True)
         write_atomically(files.overrides, "\n".join(chosen) + "\n")
         attempt = self._attempts[number] = Attempt(files)
-        self.account.enter(number, self._ids[number], attempt)
+        notes = self.trial(number).user_attrs
+        if notes.get(ALLOTTED) != self.account.allotted:
+            self._storage.set_trial_user_attr(self._ids[number], ALLOTTED, self.account.allotted)
+        self.account.enter(number, notes, attempt)
         self._proposed.add(number)
         return {"number": number, "overrides": chosen, "directory": str(files.directory.resolve())}
 
@@ -273,23 +265,37 @@ class SweepStudy:
         """The process of trial `number` is gone; another attempt goes on from its last checkpoint."""
         self.running.pop(number, None)
         self._attempts[number].again()
-        self._news.append((number, None))
+        self._news.append((number, "lost its process: it goes on from its last checkpoint in another"))
+
+    def put_back(self, number: int, error: str) -> None:
+        """Trial `number` has left the process that it shared with others, unfinished: it is to be proposed again."""
+        self.running.pop(number, None)
+        self._proposed.discard(number)
+        self._interrupted.append(self.trial(number))
+        first = (error.splitlines() or [""])[0]
+        self._news.append((number, f"leaves its group, and goes on by itself: {first}"))
+
+    def epochs(self, number: int) -> int:
+        """How many epochs of a trial that has been proposed the study knows."""
+        return self._attempts[number].history.last_epoch
 
     def report(self, number: int, message: Mapping[str, Any]) -> Verdict | None:
         """Record one epoch of trial `number`; a verdict takes it out of its process, and the study has been told so."""
         metrics, epoch = message["metrics"], message["epoch"]
         trial_id = self._ids[number]
         attempt = self._attempts[number]
-        if attempt.hear(message):
-            self._storage.set_trial_user_attr(trial_id, "parameters", message["parameters"])
-            self._storage.set_trial_user_attr(trial_id, "max_epochs", message["max_epochs"])
-        if message["repeated"] and epoch <= self._judges.inherited.get(number, 0):
-            return None  # what its start checkpoint holds: the epochs of another
-        if missing := self._judges.missing(metrics):
+        with self._storage.together():
+            if attempt.hear(message):
+                self._storage.set_trial_user_attr(trial_id, "parameters", message["parameters"])
+                self._storage.set_trial_user_attr(trial_id, "max_epochs", message["max_epochs"])
+            if message["repeated"] and epoch <= self._judges.inherited.get(number, 0):
+                return None  # what its start checkpoint holds: the epochs of another
+            if not (missing := self._judges.missing(metrics)):
+                report = self._judges.report(number, epoch, message["max_epochs"], message["parameters"], metrics)
+                record(self._storage, trial_id, epoch, report.values)
+        if missing:
             reason = f"{' and '.join(missing)} was not logged; these were: {', '.join(sorted(metrics))}"
             return self._end(number, Verdict("failed", reason, epoch))
-        report = self._judges.report(number, epoch, message["max_epochs"], message["parameters"], metrics)
-        record(self._storage, trial_id, epoch, report.values)
         self.found.note(report.number, report.values)
         self.running[number] = epoch
         self.epochs_now += 1
@@ -301,7 +307,7 @@ class SweepStudy:
         attempt.history.append(epoch, attempt.seconds, metrics, told)
         self.account.note(number, attempt)
         if shadow:
-            self._note_shadow(trial_id, shadow)
+            note_shadow(self._storage, trial_id, shadow)
         if acted:
             self._end(number, acted)
         elif suspended:
@@ -309,23 +315,16 @@ class SweepStudy:
         self._end_overtaken()
         return verdict
 
-    def _note_shadow(self, trial_id: int, verdict: Verdict) -> None:
-        """Keep the first of each kind: later epochs only repeat it."""
-        earlier = self._storage.get_trial_user_attrs(trial_id).get("shadow", [])
-        if all(entry["verdict"] != verdict.verdict for entry in earlier):
-            self._storage.set_trial_user_attr(trial_id, "shadow", [*earlier, verdict.as_attribute()])
-
     def finish(self, number: int, message: Mapping[str, Any]) -> Verdict:
         """Trial `number` ran all its epochs; `message` holds its final metrics."""
         if number not in self.found:
             return self._end(number, Verdict("failed", "it ended without a single validation"))
         metrics = {name: value for name, value in message["metrics"].items() if math.isfinite(value)}
-        self._storage.set_trial_user_attr(self._ids[number], "metrics", metrics)
         attempt = self._attempts[number]
         attempt.end(message["seconds"])
         epoch = attempt.history.last_epoch
         ran = f"ran all its {epoch} epochs" if epoch == attempt.max_epochs else f"ended by itself after epoch {epoch}"
-        return self._end(number, Verdict("finished", ran, epoch))
+        return self._end(number, Verdict("finished", ran, epoch), {"metrics": metrics})
 
     def fail(self, number: int, message: Mapping[str, Any]) -> Verdict:
         """Trial `number` raised or was killed; `message` holds the `error`."""
@@ -334,13 +333,16 @@ class SweepStudy:
         error = memory.told(self.space, self._trials(), number, message["error"])
         return self._end(number, Verdict("failed", error, epoch or None))
 
-    def _end(self, number: int, verdict: Verdict) -> Verdict:
+    def _end(self, number: int, verdict: Verdict, notes: Mapping[str, Any] | None = None) -> Verdict:
         trial_id, attempt = self._ids[number], self._attempts.pop(number, None)
-        verdict = outcomes.bound(self.space, self._storage, trial_id, self.ledger.trial(number).history, verdict)
-        if verdict.verdict != "rejected":
-            self._storage.set_trial_user_attr(trial_id, "epochs", attempt.history.last_epoch if attempt else 0)
-            self._storage.set_trial_user_attr(trial_id, "seconds", round(attempt.seconds, 3) if attempt else 0.0)
-        self._storage.set_trial_user_attr(trial_id, "verdict", as_attribute(verdict))
+        said = dict(notes or {})
+        with self._storage.together():
+            verdict = outcomes.bound(self.space, self._storage, trial_id, self.ledger.trial(number).history, verdict)
+            if verdict.verdict != "rejected":
+                said["epochs"] = attempt.history.last_epoch if attempt else 0
+                said["seconds"] = round(attempt.seconds, 3) if attempt else 0.0
+            for name, value in (said | {"verdict": as_attribute(verdict)}).items():
+                self._storage.set_trial_user_attr(trial_id, name, value)
         if attempt:
             attempt.history.conclude(verdict.as_text())
             self.account.note(number, attempt)
@@ -348,19 +350,20 @@ class SweepStudy:
         self.running.pop(number, None)
         self._proposed.discard(number)
         self._waiting.discard(number)
-        self._judges.scheduler.end(number)
+        self._judges.end(number)
         self._count(number, verdict.verdict)
         self._news.append((number, verdict))
-        asked = self._follow_up() if followups.concern(self.space, verdict) else []
+        searched = self.ended.total() >= self.space.search.trials or self.exhausted
+        asked = self._enqueue(followups.after(self.space, verdict, self.trial(number), searched, self._trials))
         if verdict.verdict != "rejected" and not any(each.attributes.get(RETRIES) == number for each in asked):
             self._reasons.append(alike(verdict))  # one that is run again has its say when that has ended
         for tell in self.on_end:
             tell(number, verdict)
         return verdict
 
-    def news(self) -> Iterator[tuple[int, Verdict | None]]:
-        """The trials that have ended since this was last asked, rejected ones too; with None those that have lost their process
-        and go on in another."""
+    def news(self) -> Iterator[tuple[int, Verdict | str]]:
+        """The trials that have ended since this was last asked, rejected ones too; and, in words, what has become of trials
+        that go on."""
         while self._news:
             yield self._news.popleft()
 

@@ -22,9 +22,9 @@ PAYLOAD = "payload"
 
 
 class TrialActor(tune.Trainable):
-    """One step is one message of the trial: an epoch's report, or its end.
+    """One step is one message of the trial, or of the trials that train as one in its process: an epoch's reports, or an end.
 
-    Tune reuses the actor, never the trial's process: each trial is a clean fork.
+    Tune reuses the actor, never the trials' process: each is a clean fork.
     """
 
     def setup(self, config: dict[str, Any], transfer: Transfer | None = None) -> None:
@@ -39,22 +39,35 @@ class TrialActor(tune.Trainable):
         return True
 
     def _start(self, config: dict[str, Any]) -> None:
-        assignment = {name: config[name] for name in ("number", "overrides", "directory")}
+        self._process.end()  # writes the last checkpoints of the trials before
         if self._node:
-            self._process.end()  # writes the last checkpoint of the trial before
             self._node.end()
-            assignment = self._node.begin(assignment)
-        self._process.start(assignment)
+        self._stopped: list[int] = []
+        self._any = bool(config["group"])
+        if self._any:
+            self._process.start(*map(self._here, config["group"]))
+
+    def _here(self, assignment: dict[str, Any]) -> dict[str, Any]:
+        return self._node.begin(assignment) if self._node else assignment
 
     def step(self) -> dict[str, Any]:
-        message = self._process.next()
-        done = message["kind"] != "report"
+        # A group all of whose trials have ended may be lost before it has said so: there is nothing to start again.
+        message = self._process.next() if self._any else {"kind": "over"}
+        done = message["kind"] not in {"report", "group"}
         if self._node and done:
             self._process.end()
             self._node.end()
         elif self._node:
+            finished = [each["number"] for each in message.get("finished", ())]
+            self._node.end([*self._stopped, *finished])
             self._node.send()
+        self._stopped = []
         return {PAYLOAD: json.dumps(message), "done": done}
+
+    def change(self, stop: list[int], join: list[dict[str, Any]]) -> None:
+        """Say with the answer to the group's last message which trials end, and which ones join."""
+        self._process.change(stop, [self._here(assignment) for assignment in join])
+        self._stopped = stop
 
     def leave(self) -> None:
         """End a trial that was told to wait at once, and not only when the actor is wanted again: its last checkpoint is, by

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sweeps import node_data
+from sweeps import node_data, ray_cluster
 from sweeps.ledger import Ledger
 from sweeps.node import Node, Offer
 from sweeps.space import SearchSpace
@@ -70,7 +70,7 @@ class Transfer:
 
 def is_needed(space: SearchSpace) -> bool:
     """Whether trials may run where the sweep's directory is not to be seen, or are not to use it."""
-    alone = "RAY_ADDRESS" not in os.environ and sum(node["Alive"] for node in ray.nodes()) == 1
+    alone = not ray_cluster.joined() and sum(node["Alive"] for node in ray.nodes()) == 1
     return space.resources.trial_files == "node" or not alone
 
 

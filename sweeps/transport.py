@@ -20,6 +20,7 @@ from typing import Protocol
 
 from filelock import FileLock, Timeout
 
+from sweeps.ledger import RUNNING
 from sweeps.relocation import Places
 
 CHUNK_BYTES = 32 * 2**20
@@ -75,7 +76,7 @@ class FileHost:
             self.lost(number)
         directory = self._directory(number)
         if number not in self._open:
-            lock = FileLock(directory / ".running")
+            lock = FileLock(directory / RUNNING)
             try:
                 lock.acquire(timeout=0)
             except Timeout:

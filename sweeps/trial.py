@@ -17,12 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from lhtx.callbacks.logged_metrics import logged
 from lhtx.compose import compose
+from lhtx.epoch_report import EpochReport
 from lhtx.train import train
 from sweeps.hydra_overrides import override
 from sweeps.ledger import TrialFiles
 from sweeps.relocation import Places, local, relocated
 
-ReportFunction = Callable[["EpochReport"], bool]
+ReportFunction = Callable[[EpochReport], bool]
 
 
 class TrialStopped(Exception):
@@ -47,23 +48,25 @@ class Assignment:
         return cls(message["number"], tuple(message["overrides"]), message["directory"], places)
 
 
-@dataclass(frozen=True)
-class EpochReport:
-    """One epoch of a trial.
+def report_message(number: int, report: EpochReport) -> dict[str, Any]:
+    """How trial `number` reports an epoch to its sweep."""
+    return {"kind": "report", "number": number, **asdict(report)}
 
-    `epoch` counts from 1, `seconds` from the trial's (last) start, `parameters` is the network's size. A trial that continues
-    says first, `repeated`, what its checkpoint holds.
-    """
 
-    epoch: int
-    max_epochs: int
-    parameters: int
-    seconds: float
-    metrics: dict[str, float]
-    repeated: bool = False
-
-    def as_message(self) -> dict[str, Any]:
-        return {"kind": "report", **asdict(self)}
+def trial_config(assignment: Assignment) -> DictConfig:
+    """The config of a trial; one that an earlier attempt has left a checkpoint of goes on from that."""
+    files = TrialFiles(Path(assignment.directory))
+    overrides = [
+        *assignment.overrides,
+        override("paths.output_dir", str(files.directory)),
+        override("trainer.enable_progress_bar", False),
+        override("trainer.enable_model_summary", False),
+    ]
+    continues = files.last_checkpoint.exists()
+    print(f"trial {assignment.number} {f'goes on from {files.last_checkpoint}' if continues else 'begins'}", flush=True)
+    if continues:
+        overrides.append(override("ckpt_path", str(files.last_checkpoint)))
+    return place_data(compose(overrides), assignment.places)
 
 
 class SweepReport(Checkpoint):
@@ -120,7 +123,11 @@ class SweepPaths(Callback):
     the best one."""
 
     def __init__(self, places: Places) -> None:
-        self._places = places
+        self._places = list(places)
+
+    def add(self, places: Places) -> None:
+        """Those of one more trial."""
+        self._places += [place for place in places if place not in self._places]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         for there, here in self._places:
@@ -158,16 +165,5 @@ def run_trial(assignment: Assignment, report: ReportFunction) -> dict[str, float
     Raises:
         TrialStopped: `report` answered False.
     """
-    files = TrialFiles(Path(assignment.directory))
-    overrides = [
-        *assignment.overrides,
-        override("paths.output_dir", str(files.directory)),
-        override("trainer.enable_progress_bar", False),
-        override("trainer.enable_model_summary", False),
-    ]
-    continues = files.last_checkpoint.exists()
-    print(f"trial {assignment.number} {f'goes on from {files.last_checkpoint}' if continues else 'begins'}", flush=True)
-    if continues:
-        overrides.append(override("ckpt_path", str(files.last_checkpoint)))
     callbacks = [SweepReport(report), *([SweepPaths(assignment.places)] if assignment.places else [])]
-    return train(place_data(compose(overrides), assignment.places), callbacks=callbacks)
+    return train(trial_config(assignment), callbacks=callbacks)

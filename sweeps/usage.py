@@ -59,12 +59,15 @@ class Account:
         amounts = budgets.allotted(self._resources) if allotted is None else allotted
         return Work(max(0, epochs - before[0]), max(0.0, seconds - before[1]), amounts)
 
-    def enter(self, number: int, trial_id: int, attempt: Attempt) -> None:
-        """Trial `number` begins, or goes on."""
-        storage = self._ledger.storage
-        storage.set_trial_user_attr(trial_id, ALLOTTED, budgets.allotted(self._resources))
+    @property
+    def allotted(self) -> dict[str, float]:
+        """What a trial that begins now is allotted of what has a price, for its attribute `ALLOTTED`."""
+        return budgets.allotted(self._resources)
+
+    def enter(self, number: int, notes: Mapping[str, Any], attempt: Attempt) -> None:
+        """Trial `number` begins, or goes on. Args: notes: its user attributes."""
         if number not in self._work:
-            self._copied[number] = _copied(storage.get_trial_user_attrs(trial_id))
+            self._copied[number] = _copied(notes)
             self._work[number] = self._own(number, attempt.history.last_epoch, attempt.seconds)
 
     def note(self, number: int, attempt: Attempt) -> None:

@@ -38,6 +38,8 @@ class Validation:
     seconds: float
     notes: tuple[str, ...] = ()
     """What a reader of the space should know before running it."""
+    group_size: int = 1
+    """At most so many trials train as one network."""
 
     def in_all(self, seconds: float) -> Validation:
         """The same, having taken `seconds`."""

@@ -75,6 +75,8 @@ class _Validator:
         rejected = self.rejected()
         self.starts()
         self.stop_if_problems()
+        group_size, told = self.fused(sizes)
+        self.stop_if_problems()
         return Validation(
             parameters=len(self.space.parameters),
             conditional=sum(bool(parameter.when) for parameter in self.space.parameters.values()),
@@ -83,8 +85,28 @@ class _Validator:
             sizes={name: Sizes(min(found), round(median(found)), max(found)) for name, found in sorted(sizes.items())},
             composed=len(self.known),
             seconds=time.monotonic() - start,
-            notes=tuple(self.notes()),
+            notes=(*self.notes(), *told),
+            group_size=group_size,
         )
+
+    def fused(self, sizes: Mapping[str, Sequence[int]]) -> tuple[int, list[str]]:
+        """How many trials train as one, and what is to be said of that. Args: sizes: of networks that the space holds."""
+        space = self.space
+        if space.fuse == 1:
+            return 1, []
+        from sweeps import fusing
+
+        settings = self.draws(2)
+        for key, parameter in space.parameters.items():
+            ends = parameter.distribution.ends()
+            settings += [{**needed, key: value} for needed in self.activations(key)[:1] for value in (ends[0], ends[-1])]
+        reasons = fusing.refused(space, settings)
+        if space.fuse == "auto":
+            group_size, told = fusing.size(space, reasons, max((max(found) for found in sizes.values() if found), default=0))
+            return group_size, [told]
+        for path, reason in reasons:
+            self.problem(path, f"fuse: {space.fuse} is asked for, and {reason}" if path != ("fuse",) else reason)
+        return space.fuse, []
 
     def notes(self) -> Iterator[str]:
         sampler = self.space.search.sampler

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from lhtx.compose import (
     parts_of,
     resolved,
 )
+from lhtx.epoch_report import EpochReport
 from lhtx.files import replacing
 from lhtx.fused.checkpoint import Progress, content
 from lhtx.fused.gradient_statistics import Means
@@ -59,13 +60,15 @@ class Member:
         cfg: configured. Its weights come from `seed` as they would in a run of its own; `paths.output_dir` gets its files;
             with `ckpt_path` it goes on from that checkpoint.
         setting: what it shares.
+        hooks: callbacks that change a checkpoint, after it is read and before it is written.
 
     Raises:
         ConfigError, CheckpointError: what the user can put right.
     """
 
-    def __init__(self, number: int, cfg: DictConfig, setting: Setting) -> None:
-        self.number, self.cfg, self._setting = number, cfg, setting
+    def __init__(self, number: int, cfg: DictConfig, setting: Setting, hooks: Sequence[Callback] = ()) -> None:
+        start = time.monotonic()
+        self.number, self.cfg, self._setting, self._hooks = number, cfg, setting, hooks
         self.directory = Path(cfg.paths.output_dir)
         self.max_epochs: int = cfg.trainer.max_epochs
         seed(cfg)
@@ -98,7 +101,8 @@ class Member:
         self.update = Update(self.optimizer, [each for each in self.task.parameters() if each.requires_grad])
         make_directory(cfg)
         log_hyperparameters(cfg, self.task, self.loggers)
-        self.started = time.monotonic()
+        self.seconds = time.monotonic() - start
+        """Since its (last) start, its share of what is done for several at once."""
 
     @property
     def order(self) -> int:
@@ -122,6 +126,11 @@ class Member:
     def entropy(self) -> list[int]:
         """What its dropout draws by in its next epoch: its seed and the epoch."""
         return [self.cfg.seed, self.epochs]
+
+    def report(self, repeated: bool) -> EpochReport:
+        """Of its last epoch. Args: repeated: it goes on after this epoch, which was reported before."""
+        seconds = 0.0 if repeated else self.seconds
+        return EpochReport(self.epochs, self.max_epochs, self.parameters, seconds, dict(self.metrics), repeated)
 
     def step_schedule(self, interval: str) -> None:
         """After a `step` of the optimizer, or an `epoch` of them."""
@@ -201,6 +210,8 @@ class Member:
         if any(isinstance(each, LoggedMetrics) for each in self.callbacks):
             found[LOGGED_METRICS] = dict(self.metrics)
         self.task.on_save_checkpoint(found)
+        for hook in self._hooks:
+            hook.on_save_checkpoint(self._setting.trainer, self.task, found)
         return found
 
     def _resume(self) -> None:
@@ -209,6 +220,8 @@ class Member:
         check_weights(checkpoint["state_dict"], self.task, path)
         self.task.load_state_dict(checkpoint["state_dict"])
         self.task.on_load_checkpoint(checkpoint)
+        for hook in self._hooks:
+            hook.on_load_checkpoint(self._setting.trainer, self.task, checkpoint)
         self.optimizer.load_state_dict(checkpoint["optimizer_states"][0])
         self.epochs = checkpoint["epoch"] + 1
         self.metrics = dict(checkpoint.get(LOGGED_METRICS, {}))

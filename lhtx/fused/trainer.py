@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, open_dict
 
 from lhtx.callbacks import GradientStatistics
 from lhtx.checkpoints import INPUT_CONSTANTS, load_checkpoint
 from lhtx.compose import configure
+from lhtx.epoch_report import EpochReport
 from lhtx.errors import ConfigError
 from lhtx.extras import enforce_tags, quieten
 from lhtx.fused.clipping import Clipping
@@ -30,26 +32,23 @@ from lhtx.fused.step import FusedStep
 
 
 @dataclass(frozen=True)
-class EpochReport:
-    """One epoch of a member.
+class Result:
+    """What a member comes to: its final metrics, those of the test included, and the seconds that it took since its (last)
+    start."""
 
-    `epoch` counts from 1, `seconds` from its (last) start; `parameters` is the network's size. A member that goes on from a
-    checkpoint says first, `repeated`, what that holds.
-    """
-
-    epoch: int
-    max_epochs: int
-    parameters: int
-    seconds: float
     metrics: dict[str, float]
-    repeated: bool = False
+    seconds: float
 
 
-def _go_on(number: int, report: EpochReport) -> bool:
-    return True
+Report = Callable[[Mapping[int, EpochReport]], Collection[int]]
+Finished = Callable[[Mapping[int, Result]], None]
 
 
-def _finished(number: int, metrics: dict[str, float]) -> None:
+def _go_on(reports: Mapping[int, EpochReport]) -> Collection[int]:
+    return ()
+
+
+def _finished(results: Mapping[int, Result]) -> None:
     pass
 
 
@@ -66,9 +65,11 @@ class FusedTrainer:
 
     Args:
         configs: composed; `ckpt_path` continues. All get the `data.seed` of the first one that continues, else of the first.
-        report: is told of every epoch that validated, before the checkpoint is written: (member, report) → whether it goes on.
-            It may call `add`.
-        finished: is told of every member that has trained all its epochs: (member, final metrics, those of the test included).
+        report: is told of every epoch that validated, before the checkpoints are written: of all members that were in it,
+            member → report. It returns those that end here, and may call `add`. Seconds are a member's share: what an epoch of
+            four members takes counts a quarter for each.
+        finished: is told of members that have trained all their epochs: member → result. It may call `add`.
+        callbacks: of which `on_save_checkpoint` and `on_load_checkpoint` are called, with a Trainer that trains nothing.
 
     Raises:
         ConfigError: the networks cannot train as one (`lhtx.fused.can_fuse`), or a config cannot at all.
@@ -78,12 +79,13 @@ class FusedTrainer:
     def __init__(
         self,
         configs: Sequence[DictConfig],
-        report: Callable[[int, EpochReport], bool] = _go_on,
-        finished: Callable[[int, dict[str, float]], None] = _finished,
+        report: Report = _go_on,
+        finished: Finished = _finished,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         if not configs:
             raise ConfigError("a group needs one config at least")
-        self._report, self._finished = report, finished
+        self._report, self._finished, self._callbacks = report, finished, callbacks
         self._count = self._reached = 0
         self.by_hand = True
         self._cohort: list[Member] = []
@@ -107,7 +109,8 @@ class FusedTrainer:
         """A network that joins with the next epoch, which is its first or, with `ckpt_path`, its next one.
 
         Args:
-            cfg: composed.
+            cfg: composed. A first epoch takes the order of batches that the group has come to, unless `data.first_order` names
+                another.
 
         Returns:
             its number; those of the first configs are their places, and every later one is the next.
@@ -118,7 +121,7 @@ class FusedTrainer:
         with warnings.catch_warnings():
             _quieten(cfg)
             cfg = prepared(configure(cfg))
-            if not cfg.ckpt_path:
+            if not cfg.ckpt_path and not cfg.data.first_order:
                 with open_dict(cfg):
                     cfg.data.first_order = self._reached
             _use_orders(cfg, self._setting.order_seed)
@@ -135,10 +138,10 @@ class FusedTrainer:
         with warnings.catch_warnings():
             _quieten(self._reference)
             while self._members:
-                for member in [each for each in self._members if each.resumed]:
+                ended = self._tell([member for member in self._members if member.resumed and member.metrics], repeated=True)
+                for member in self._members:
                     member.resumed = False
-                    if member.metrics and not self._tell(member, repeated=True):
-                        self._members.remove(member)
+                self._members = [member for member in self._members if member not in ended]
                 done = [member for member in self._members if member.done]
                 if done:
                     results |= self._finish(done)
@@ -149,7 +152,7 @@ class FusedTrainer:
 
     def _build(self, cfg: DictConfig) -> Member:
         enforce_tags(cfg)
-        member = Member(self._count, cfg, self._setting)
+        member = Member(self._count, cfg, self._setting, self._callbacks)
         self._count += 1
         return member
 
@@ -172,6 +175,7 @@ class FusedTrainer:
         return self._stack, self._step
 
     def _epoch(self, members: list[Member], order: int) -> None:
+        start = time.monotonic()
         stack, step = self._gather(members)
         settings = next((each for each in members[0].callbacks if isinstance(each, GradientStatistics)), None)
         gathered = FusedGradients(settings, stack.trained) if settings else None
@@ -194,9 +198,17 @@ class FusedTrainer:
                 member.step_schedule("step")
         for member in members:
             member.step_schedule("epoch")
-        self._end_epoch(members, metrics.compute(), gathered)
+        validated = self._end_epoch(members, metrics.compute(), gathered)
+        for member in members:
+            member.seconds += (time.monotonic() - start) / len(members)
+        self._reached = max(self._reached, *(member.order for member in members))
+        ended = self._tell(validated)
+        for member in members:
+            member.save()
+        self._members = [member for member in self._members if member not in ended]
 
-    def _end_epoch(self, members: list[Member], train: list[dict[str, float]], gathered: FusedGradients | None) -> None:
+    def _end_epoch(self, members: list[Member], train: list[dict[str, float]], gathered: FusedGradients | None) -> list[Member]:
+        """Give the members what the epoch brought; those of them that validated."""
         due = [(member.epochs + 1) % self._setting.every_n_epochs == 0 for member in members]
         measured = self._measure("val", members) if any(due) else []
         validation = [found if now else None for found, now in zip(measured or [None] * len(members), due, strict=True)]
@@ -207,29 +219,28 @@ class FusedTrainer:
                 member.means = mean
         for parts in zip(members, train, validation, statistics, strict=True):
             parts[0].end_epoch(*parts[1:])
-        self._reached = max(self._reached, *(member.order for member in members))
-        for member, found in zip(members, validation, strict=True):
-            goes_on = found is None or self._tell(member)
-            member.save()
-            if not goes_on:
-                self._members.remove(member)
+        return [member for member, found in zip(members, validation, strict=True) if found is not None]
 
-    def _tell(self, member: Member, repeated: bool = False) -> bool:
-        seconds = 0.0 if repeated else time.monotonic() - member.started
-        report = EpochReport(member.epochs, member.max_epochs, member.parameters, seconds, dict(member.metrics), repeated)
-        return self._report(member.number, report)
+    def _tell(self, members: Sequence[Member], repeated: bool = False) -> list[Member]:
+        """Report an epoch of some members; those that end with it."""
+        if not members:
+            return []
+        ended = self._report({member.number: member.report(repeated) for member in members})
+        return [member for member in members if member.number in ended]
 
     def _finish(self, members: list[Member]) -> dict[int, dict[str, float]]:
         """Test the best checkpoints of members that have trained all their epochs."""
+        start = time.monotonic()
         for member in members:
             member.load_best()
         found = self._measure("test", members) if any(member.cfg.test for member in members) else []
         results = {}
         for place, member in enumerate(members):
-            results[member.number] = member.test(found[place] if found and member.cfg.test else None)
+            metrics = member.test(found[place] if found and member.cfg.test else None)
+            results[member.number] = Result(metrics, member.seconds + (time.monotonic() - start) / len(members))
             self._members.remove(member)
-            self._finished(member.number, results[member.number])
-        return results
+        self._finished(results)
+        return {number: result.metrics for number, result in results.items()}
 
     @torch.no_grad()
     def _measure(self, split: Split, members: list[Member]) -> list[dict[str, float]]:

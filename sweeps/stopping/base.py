@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from bisect import bisect_left, insort
 from collections.abc import Collection, Iterator, Sequence
 from typing import ClassVar, Literal
 
-from sweeps.stopping.pareto import ranked
+from sweeps.stopping.pareto import Fronts, ranked, ranked_front
 from sweeps.stopping.verdicts import Report, Verdict
 
 Mode = Literal["max", "min"]
@@ -85,11 +86,15 @@ class Scheduler(ABC):
 
 
 class Rung:
-    """The trials that ever reached one point of their training, with their scores there."""
+    """The trials that ever reached one point of their training, with their scores there; ranked as they come in, so that one
+    more costs no more the more there are."""
 
     def __init__(self) -> None:
         self._scores: dict[int, Scores] = {}
-        self._ranked: list[int] | None = None
+        self._order: list[tuple[float, int]] = []
+        """With one objective: minus the score, and the trial; sorted."""
+        self._fronts = Fronts()
+        """With several."""
 
     def __contains__(self, number: int) -> bool:
         return number in self._scores
@@ -101,36 +106,64 @@ class Rung:
         return self._scores[number]
 
     def enter(self, number: int, scores: Scores) -> None:
+        """A trial has come here; each comes once."""
+        if number in self._scores:
+            raise ValueError(f"trial {number} has been here")
         self._scores[number] = scores
-        self._ranked = None
+        if len(scores) == 1:
+            insort(self._order, (-scores[0], number))
+        else:
+            self._fronts.add(number, scores)
 
     @property
     def ranked(self) -> list[list[int]]:
         """Best first; equals stand together."""
-        if self._ranked is None:
-            self._ranked = ranked(self._scores)
-        return self._ranked
+        return ranked(self._scores)
+
+    @property
+    def order(self) -> list[int]:
+        """Best first; of equals the earlier trial."""
+        return [number for equals in self.ranked for number in equals]
 
     def place(self, number: int) -> int:
         """From 1; equals share the best of their places."""
-        before = 0
-        for equals in self.ranked:
-            if number in equals:
-                return before + 1
-            before += len(equals)
-        raise KeyError(number)
+        if self._order:
+            return bisect_left(self._order, (-self._scores[number][0], -1)) + 1
+        before, groups = self._front_of(number)
+        return before + 1 + next(sum(map(len, groups[:at])) for at, equals in enumerate(groups) if number in equals)
+
+    def position(self, number: int) -> int:
+        """From 1, in `order`."""
+        if self._order:
+            return bisect_left(self._order, (-self._scores[number][0], number)) + 1
+        before, groups = self._front_of(number)
+        return before + 1 + [each for equals in groups for each in equals].index(number)
 
     def cut(self, kept: int) -> Scores:
-        """The scores of the last of the `kept` best."""
-        for equals in self.ranked:
-            if kept <= len(equals):
-                return self._scores[equals[0]]
-            kept -= len(equals)
+        """The scores of the last of the `kept` best; of equals, those of the earliest."""
+        if self._order:
+            return self._scores[self._order[kept - 1][1]]
+        for front in self._fronts:
+            if kept <= len(front):
+                for equals in ranked_front(front):
+                    if kept <= len(equals):
+                        return self._scores[equals[0]]
+                    kept -= len(equals)
+            kept -= len(front)
         raise IndexError(kept)
 
     def share(self, reduction_factor: float) -> int:
         """How many the best 1/`reduction_factor` are: at least one."""
         return max(1, int(len(self) / reduction_factor + 1e-9))
+
+    def _front_of(self, number: int) -> tuple[int, list[list[int]]]:
+        """How many are in the fronts before a trial's, and its front ranked."""
+        before = 0
+        for front in self._fronts:
+            if number in front:
+                return before, ranked_front(front)
+            before += len(front)
+        raise KeyError(number)
 
 
 def halved(
@@ -154,3 +187,9 @@ def halved(
 def level(epoch: float, first: float, factor: float) -> int:
     """The largest k with `first` · `factor`^k ≤ `epoch`; negative below `first`."""
     return math.floor(math.log(epoch / first, factor) + 1e-9)
+
+
+def median_of_ordered(numbers: Sequence[float]) -> float:
+    """The median of numbers that are in order: `statistics.median` would put all of them in order each time."""
+    middle = len(numbers) // 2
+    return numbers[middle] if len(numbers) % 2 else (numbers[middle - 1] + numbers[middle]) / 2

@@ -29,7 +29,7 @@ class ConstantCutoff(Scheduler):
 
     @property
     def waiting(self) -> Sequence[int]:
-        return [number for number in self._order() if number in self._waiting]
+        return sorted(self._waiting, key=self._rung.position)
 
     @property
     def released(self) -> frozenset[int]:
@@ -62,18 +62,17 @@ class ConstantCutoff(Scheduler):
         self._waiting.discard(number)
 
     def overtaken(self) -> Iterator[tuple[int, Verdict]]:
-        order = self._order()
-        cut = self._rung[order[self.top_k - 1]] if len(order) >= self.top_k else ()
-        for place, number in enumerate(order[self.top_k :], start=self.top_k + 1):
-            if number in self._waiting:
-                scores, signs = self._rung[number], self.signs
-                reason = f"{place} of {len(order)} at the cut-off of {self.cutoff_epochs} epochs, where {self.top_k} go on: "
-                numbers = {"value": signs[0] * scores[0], "reached": len(order), "kept": self.top_k}
-                if len(signs) == 1:
-                    numbers["cut"] = signs[0] * cut[0]
-                told = f"{self.shown(scores)} against a cut of {self.shown(cut)}"
-                yield number, Verdict("outranked", reason + told, self._epochs[number], numbers)
+        if len(self._rung) <= self.top_k:
+            return
+        for place, number in sorted((self._rung.position(number), number) for number in self._waiting):
+            if place > self.top_k:
+                yield number, self._beaten(number, place)
 
-    def _order(self) -> list[int]:
-        """All that came to the cut-off, best first; of equals the earlier trial."""
-        return [number for equals in self._rung.ranked for number in equals]
+    def _beaten(self, number: int, place: int) -> Verdict:
+        scores, cut, signs, reached = self._rung[number], self._rung.cut(self.top_k), self.signs, len(self._rung)
+        reason = f"{place} of {reached} at the cut-off of {self.cutoff_epochs} epochs, where {self.top_k} go on: "
+        numbers = {"value": signs[0] * scores[0], "reached": reached, "kept": self.top_k}
+        if len(signs) == 1:
+            numbers["cut"] = signs[0] * cut[0]
+        told = f"{self.shown(scores)} against a cut of {self.shown(cut)}"
+        return Verdict("outranked", reason + told, self._epochs[number], numbers)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from array import array
+from bisect import bisect_left, insort
 from collections import defaultdict
 from dataclasses import dataclass
-from statistics import median
 
-from sweeps.stopping.base import Mode
+from sweeps.stopping.base import Mode, median_of_ordered
 from sweeps.stopping.verdicts import Report, Verdict, not_finite
 
 
@@ -41,11 +42,19 @@ class Guard:
         self.min_gain = min_gain
         self.min_peers = min_peers
         self._norms: dict[int, dict[int, float]] = defaultdict(dict)
+        """Of each trial that has not ended, by epoch."""
+        self._peers: dict[int, array[float]] = defaultdict(lambda: array("d"))
+        """Of each epoch those of all trials, in order: so one more costs no more the more there are."""
         self._courses: dict[int, list[_Point]] = defaultdict(list)
 
     def judge(self, report: Report) -> Verdict | None:
         """Record the report, and say whether the trial is broken or spent."""
         return self._broken(report) or self._spent(report)
+
+    def end(self, number: int) -> None:
+        """The trial has ended: of its own course nothing is asked any more."""
+        self._norms.pop(number, None)
+        self._courses.pop(number, None)
 
     def _broken(self, report: Report) -> Verdict | None:
         watched = {name: value for name, value in report.metrics.items() if name == self.NORM or name.startswith("grad/norm")}
@@ -57,19 +66,22 @@ class Guard:
             return None
         if norm == 0:
             return Verdict("broken", "dead: the gradient norm was 0 all epoch", report.epoch, {self.NORM: norm})
-        peers = [value for number, value in self._norms[report.epoch].items() if number != report.number]
-        self._norms[report.epoch][report.number] = norm
-        if len(peers) < self.min_peers:
+        own, peers = self._norms[report.number], self._peers[report.epoch]
+        if report.epoch in own:  # a continued trial says some epochs again
+            del peers[bisect_left(peers, own[report.epoch])]
+        count, typical = len(peers), median_of_ordered(peers) if peers else 0.0
+        own[report.epoch] = norm
+        insort(peers, norm)
+        if count < self.min_peers:
             return None
-        typical = median(peers)
         if norm <= self.explode_factor * typical:
             return None
         return Verdict(
             "broken",
             f"exploding: gradient norm {norm:.4g}, more than {self.explode_factor:g} times the median {typical:.4g} of "
-            f"{len(peers)} other trials at epoch {report.epoch}",
+            f"{count} other trials at epoch {report.epoch}",
             report.epoch,
-            {self.NORM: norm, "median_of_peers": typical, "peers": len(peers), "explode_factor": self.explode_factor},
+            {self.NORM: norm, "median_of_peers": typical, "peers": count, "explode_factor": self.explode_factor},
         )
 
     def _spent(self, report: Report) -> Verdict | None:

@@ -72,7 +72,7 @@ class PopulationBasedTraining(Scheduler):
 
     @property
     def waiting(self) -> Sequence[int]:
-        order = [number for _, rung in sorted(self._generations.items()) for equals in rung.ranked for number in equals]
+        order = [number for _, rung in sorted(self._generations.items()) for number in rung.order]
         return [number for number in dict.fromkeys(order) if number in self._waiting]
 
     def ready(self, living: Collection[int]) -> Sequence[int]:
@@ -94,7 +94,7 @@ class PopulationBasedTraining(Scheduler):
     def _beaten(self, number: int, generation: int, epoch: int) -> Verdict | None:
         """The verdict on a trial that makes way at the end of `generation`; None on one that goes on."""
         rung = self._generations[generation]
-        order = [each for equals in rung.ranked for each in equals]
+        order = rung.order
         count = min(max(1, int(len(order) * self.quantile + 1e-9)), len(order) // 2)
         place = rung.place(number)
         better = [each for each in order[:count] if rung.place(each) < place]

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from sweeps import cli, creation, debug, manifest, more, runner
 from sweeps.errors import LedgerError, SweepError
+from sweeps.groups import Groups
 from sweeps.ledger import Ledger
 from sweeps.progress import Progress
 from sweeps.searcher import StudyScheduler
@@ -113,8 +114,9 @@ def test_a_place_that_cannot_be_written_is_named(make_space, tmp_path):
 
 def test_a_lost_trial_goes_on_and_one_lost_too_often_fails(make_ledger):
     study = SweepStudy(ledger := make_ledger(), ledger.space(), lambda overrides: 0)
-    scheduler = StudyScheduler(study)
-    trial = Trial("no trainable", config=study.propose(), stub=True, storage=None)
+    scheduler = StudyScheduler(study, groups := Groups(study))
+    trial = Trial("no trainable", config={}, stub=True, storage=None)
+    trial.config["group"] = groups.form(trial.trial_id)
     study.begin(0)
     trial.status = Trial.ERROR  # what Tune sets before it starts a trial again
     scheduler.on_trial_error(None, trial)
@@ -127,9 +129,11 @@ def test_a_lost_trial_goes_on_and_one_lost_too_often_fails(make_ledger):
 
 def test_a_trial_that_ray_ended_for_memory_says_so(make_ledger):
     study = SweepStudy(ledger := make_ledger(), ledger.space(), lambda overrides: 0)
-    trial = Trial("no trainable", config=study.propose(), stub=True, storage=None)
+    groups = Groups(study)
+    trial = Trial("no trainable", config={}, stub=True, storage=None)
+    trial.config["group"] = groups.form(trial.trial_id)
     trial.get_error = lambda: OutOfMemoryError("Task was killed due to the node running low on memory.\nTo disable: …")
-    StudyScheduler(study).on_trial_error(None, trial)
+    StudyScheduler(study, groups).on_trial_error(None, trial)
     verdict = ledger.study().get_trials()[0].user_attrs["verdict"]
     assert verdict["reason"].startswith("its process was lost too often: OutOfMemoryError: ")
     assert verdict["failure"] == "oom"

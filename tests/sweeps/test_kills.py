@@ -8,14 +8,15 @@ from functools import partial
 
 import pytest
 import torch
-from optuna.storages import JournalStorage, RDBStorage
 
 from sweeps import ledger as ledger_module
 from sweeps import study as study_module
 from sweeps.creation import create_ledger
+from sweeps.database import StudyDatabase
 from sweeps.ledger import History, Ledger, read_history
 from sweeps.recorded import recorded
 from sweeps.space import load_space
+from sweeps.storage import Journal, StudyJournal
 from sweeps.study import SweepStudy
 
 SPACE = """
@@ -64,16 +65,10 @@ class Fuse:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.armed, self.count, self.limit = False, 0, None
-        for name in (
-            "create_new_trial",
-            "set_trial_param",
-            "set_trial_system_attr",
-            "set_trial_user_attr",
-            "set_trial_intermediate_value",
-            "set_trial_state_values",
-        ):
-            for owner in (RDBStorage, JournalStorage):
-                self.guard(monkeypatch, owner, name)
+        for home in (StudyDatabase, StudyJournal):
+            for name in ("add", "write", "set_study_system_attr"):
+                self.guard(monkeypatch, home, name)
+        self.guard_lines(monkeypatch)
         for module in (ledger_module, study_module):
             self.guard(monkeypatch, module, "write_atomically")
         self.guard(monkeypatch, History, "_csv")
@@ -90,6 +85,21 @@ class Fuse:
             return original(*arguments, **keywords)
 
         monkeypatch.setattr(owner, name, write)
+
+    def guard_lines(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What a journal is told at once may have come to the disk in part."""
+        original = Journal.append_logs
+
+        def append(journal: Journal, lines: list) -> None:
+            for line in lines if self.armed else ():
+                self.count += line is not lines[0]  # before the first one is before the write
+                if self.count == self.limit:
+                    self.armed = False
+                    original(journal, lines[: lines.index(line)])
+                    raise Killed("append_logs")
+            original(journal, lines)
+
+        monkeypatch.setattr(Journal, "append_logs", append)
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}, {1 + (case[1] == TWO)} objectives")

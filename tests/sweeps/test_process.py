@@ -161,7 +161,7 @@ def test_a_trial_that_is_killed_says_so_and_the_next_one_runs(process, assignmen
 def test_ending_within_an_epoch_kills_at_once(process, assignment):
     process.start(assignment("long", epochs=500))
     process.next()
-    process._answer(go_on=True)  # it trains now, and nobody waits for its report
+    process._answer({"go_on": True})  # it trains now, and nobody waits for its report
     child = process._child
     start = time.monotonic()
     process.end()
@@ -228,7 +228,7 @@ def test_without_fork_each_trial_has_a_server_of_its_own(assignment, monkeypatch
         assert process.next()["error"].startswith("killed by SIGKILL")
         process.start(assignment("ended", epochs=500))
         process.next()
-        process._answer(go_on=True)
+        process._answer({"go_on": True})
         process.end()  # within an epoch
     finally:
         process.close()
@@ -239,7 +239,7 @@ def test_an_answer_that_a_killed_trial_never_read_does_not_confuse_the_next(proc
     process.start(assignment("killed", epochs=500))
     process.next()
     os.kill(process._child, signal.SIGKILL)
-    process._answer(go_on=True)
+    process._answer({"go_on": True})
     assert process.next()["kind"] == "failed"
     process.start(assignment("next", epochs=1))
     assert messages_until_the_end(process)[-1]["kind"] == "finished"

@@ -242,7 +242,7 @@ def test_a_missing_driver_names_the_extra(make_space, monkeypatch, storage):
 
 @pytest.fixture
 def losing(monkeypatch):
-    """A function: a ledger, and whether it is done → from now on every fifth commit of its storage loses the connection,
+    """A function: a ledger, and whether it is done → from now on every third commit of its storage loses the connection,
     after it was done or before. The list it returns grows with each loss."""
 
     def lose(ledger, done):
@@ -251,7 +251,7 @@ def losing(monkeypatch):
 
         def lost(connection):
             count[0] += 1
-            if count[0] % 5:
+            if count[0] % 3:
                 commit(dialect, connection)
                 return
             if done:
@@ -281,7 +281,7 @@ def test_what_a_lost_connection_interrupts_is_done_once(
             run_trial(study, [0.1, 0.5])
         study.fail(study.propose()["number"], {"error": "ValueError: no"})
         assert study.propose() is None
-        assert len(losses) > 15 or not loses
+        assert len(losses) > 8 or not loses
         outcomes.append(found(ledger))
     assert outcomes[0] == outcomes[1]
     assert len(outcomes[0]) == 4

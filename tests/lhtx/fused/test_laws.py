@@ -11,6 +11,7 @@ from lhtx.checkpoints import load_checkpoint
 from lhtx.compose import compose
 from lhtx.evaluate import compose_evaluation, evaluate
 from lhtx.fused import FusedTrainer
+from lhtx.fused.member import Member
 from lhtx.predict import predict
 from lhtx.train import train
 
@@ -139,11 +140,11 @@ def test_who_else_is_in_the_group_changes_nothing(digits, double, alone, last, d
     told: list[tuple[int, int]] = []
     joined = config(3, "group", "data.seed=99", "trainer.max_epochs=1")
 
-    def report(number, epoch):
-        told.append((number, epoch.epoch))
-        if number == 1:
+    def report(reports):
+        told.extend((number, epoch.epoch) for number, epoch in reports.items())
+        if 1 in reports:
             assert trainer.add(joined) == 3
-        return number != 1
+        return [1]
 
     members = [config(place, "group") for place in range(3)]
     trainer = FusedTrainer(members, report)
@@ -171,24 +172,32 @@ class Killed(Exception):
 @pytest.mark.parametrize(
     "kill", [pytest.param((1, 1), marks=pytest.mark.slow), pytest.param((0, 2), marks=pytest.mark.slow), (1, 2)]
 )
-def test_a_killed_group_goes_on_to_the_same_numbers(digits, double, last, distance, kill):
+def test_a_killed_group_goes_on_to_the_same_numbers(digits, double, last, distance, kill, monkeypatch):
     """Killed before the checkpoint of one member is written, when the other's may be: they are then at different epochs."""
 
     def config(place: int, name: str, *more: str):
         return digits(f"{name}{place}", *double, f"seed={place}", "model.net.dropout=0.2", PLATEAU, *more)
 
-    def report(number, epoch):
-        if (number, epoch.epoch) == kill:
-            raise Killed
-        return True
+    save = Member.save
 
-    with pytest.raises(Killed):
-        FusedTrainer([config(place, "killed") for place in range(2)], report).fit()
+    def killed(member):
+        if (member.number, member.epochs) == kill:
+            raise Killed
+        save(member)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Member, "save", killed)
+        FusedTrainer([config(place, "killed") for place in range(2)]).fit()
     again = [config(place, "killed") for place in range(2)]
     paths = [Path(cfg.paths.output_dir) / "checkpoints" / "last.ckpt" for cfg in again]
     again = [config(p, "killed", *([f"ckpt_path={path}"] if path.exists() else [])) for p, path in enumerate(paths)]
     told = []
-    results = FusedTrainer(again, lambda n, r: told.append((n, r.epoch, r.repeated)) or True).fit()
+
+    def report(reports):
+        told.extend((number, epoch.epoch, epoch.repeated) for number, epoch in reports.items())
+        return []
+
+    results = FusedTrainer(again, report).fit()
     whole = [config(place, "whole") for place in range(2)]
     expected = FusedTrainer(whole).fit()
     for place in range(2):
