@@ -194,15 +194,17 @@ def growth(first: Counter[str], last: Counter[str]) -> list[tuple[str, tuple[flo
     return [(name, (first[name], last[name])) for name in grown[:12] if last[name] - first[name] > 0.02]
 
 
-def measure_tune(options: argparse.Namespace) -> dict[str, Any]:
+def measure_tune(options: Namespace) -> dict[str, Any]:
     """One sweep that Ray Tune drives, with the study's searcher and scheduler and actors that do nothing, in this process."""
-    from sweeps import runner
+    from sweeps import ray_cluster
 
-    os.environ.update(runner._ENVIRONMENT)
+    os.environ.update(ray_cluster._ENVIRONMENT)
     import ray
     from ray import tune
 
+    from sweeps.groups import Groups
     from sweeps.searcher import StudyScheduler, StudySearcher
+    from sweeps.storage import writing_ahead
     from sweeps.trainable import PAYLOAD
 
     class Nothing(tune.Trainable):
@@ -210,7 +212,8 @@ def measure_tune(options: argparse.Namespace) -> dict[str, Any]:
             self.reset_config(config)
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
-            self.number, self.epoch = new_config["number"], 0
+            self.epoch, group = 0, new_config["group"]
+            self.number = group[0]["number"] if group else None
             return True
 
         def step(self) -> dict[str, Any]:
@@ -229,33 +232,36 @@ def measure_tune(options: argparse.Namespace) -> dict[str, Any]:
             self.processor: list[float] = []
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            study.begin(trial.config["number"])
+            study.begin(trial.config["group"][0]["number"])
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             self.processor.append(time.process_time())
 
     ray.init(address="local", num_cpus=options.concurrent, include_dashboard=False, log_to_driver=False, logging_level=40)
     with tempfile.TemporaryDirectory() as directory:
-        study = open_study(make(Path(directory), options.trials, options.sampler))
-        clock = Clock()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        tune.run(
-            Nothing,
-            search_alg=StudySearcher(study),
-            scheduler=StudyScheduler(study),
-            callbacks=[clock],
-            num_samples=-1,
-            resources_per_trial={"cpu": 1},
-            reuse_actors=True,
-            storage_path=directory,
-            raise_on_failed_trial=False,
-            verbose=0,
-        )
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        ledger = make(Path(directory), options.trials, options.case)
+        study = open_study(ledger)
+        clock, groups = Clock(), Groups(study, options.concurrent)
+        before, wall = peak(), time.perf_counter()
+        with writing_ahead(ledger.storage, ledger.place, ledger.directory):
+            tune.run(
+                Nothing,
+                search_alg=StudySearcher(study, groups),
+                scheduler=StudyScheduler(study, groups),
+                callbacks=[clock],
+                num_samples=-1,
+                resources_per_trial={"cpu": 1},
+                reuse_actors=True,
+                storage_path=directory,
+                raise_on_failed_trial=False,
+                verbose=0,
+            )
+        took, held = (time.perf_counter() - wall) * 1e3 / options.trials, peak() - before
     ray.shutdown()
     part, times = max(1, options.trials // 10), clock.processor
     return {
         "mean": (times[-1] - times[0]) * 1e3 / (len(times) - 1),
         "last": (times[-1] - times[-1 - part]) * 1e3 / part,
-        "peak": (peak - before) / 2**10,
+        "wall": took,
+        "peak": held,
     }

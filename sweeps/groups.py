@@ -33,7 +33,9 @@ class Change:
 @dataclass
 class _Group:
     places: int
-    """How many trials it has room for: 1 is a process of a trial's own."""
+    """How many trials it has room for."""
+    alone: bool
+    """Whether its one trial trains by itself, as `lhtx.train` would."""
     members: dict[int, Assignment] = field(default_factory=dict)
     orders: dict[int, int] = field(default_factory=dict)
     """By trial, also those that have left: which order of batches its first epoch took (docs/fused.md)."""
@@ -60,22 +62,23 @@ class Groups:
         return self._size > 1 and bool(self._groups)
 
     def members(self, name: str) -> list[Assignment]:
-        """The trials of a group now; one that is down to a single trial gets no others any more."""
-        if name not in self._groups:
-            return []
-        group = self._groups[name]
-        group.places = 1 if len(group.members) == 1 else group.places
-        return list(group.members.values())
+        """The trials of a group now."""
+        return list(self._groups[name].members.values()) if name in self._groups else []
+
+    def fused(self, name: str) -> bool:
+        """Whether a group's trials train as one, be it only one of them."""
+        return name in self._groups and not self._groups[name].alone
 
     def form(self, name: str) -> list[Assignment]:
         """The trials of a new group; none as long as the study has nothing to propose.
 
         Raises: as `SweepStudy.propose`.
         """
-        group = _Group(self._room())
+        group = _Group(self._room(), alone=self._size == 1)
         if not self._kept:
             self._fill(group)
         if not group.members and self._kept:
+            group.alone, group.places = True, 1
             self._enter(group, self._kept.pop(0))
         if group.members:
             self._groups[name] = group
@@ -137,7 +140,7 @@ class Groups:
         if group is None or error is None:
             return
         for number in list(group.members):
-            if group.places == 1:
+            if group.alone:
                 self._study.fail(number, {"error": error})
             else:
                 self._put_back(group, number, error)

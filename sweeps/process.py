@@ -4,9 +4,9 @@ A trial so pays no import (about three seconds of torch and Lightning), cannot s
 crashes takes nothing else down. All clients of a node share one server: what it has imported is in memory once. Neither side
 knows Ray: a connection carries one JSON message a line.
 
-    client → server   {"group": [{"number", "overrides", "directory"}, …], "environment", "memory"}: a trial, or several that
-                      train as one
-    child  → client   {"kind": "started" | "report" | "finished" | "failed", …}; of several {"kind": "group", "reports",
+    client → server   {"group": [{"number", "overrides", "directory"}, …], "fused", "environment", "memory"}: a trial, or
+                      those that train as one
+    child  → client   {"kind": "started" | "report" | "finished" | "failed", …}; of fused ones {"kind": "group", "reports",
                       "finished", "unfit"}, and "over" when all of them have left
     client → child    {"go_on": bool}, the answer to a report or to a group's message, which may also say which of the trials
                       "stop" and which "join"
@@ -114,12 +114,12 @@ class TrialProcess:
         self._kills: int | None = None
         self._changes: dict[str, Any] = {}
 
-    def start(self, *group: dict[str, Any]) -> None:
-        """Begin a trial, or several that train as one; what still runs is ended first."""
+    def start(self, *group: dict[str, Any], fused: bool = False) -> None:
+        """Begin a trial, or several; what still runs is ended first. Args: fused: they train as one, be it only one."""
         self.end()
         self.connect()
         self._kills = memory_kills()
-        self._send({"group": group, "memory": self._memory, "environment": self._environment})
+        self._send({"group": group, "fused": fused, "memory": self._memory, "environment": self._environment})
         self._state, self._changes = "training", {}
 
     def change(self, stop: Sequence[int], join: Sequence[dict[str, Any]]) -> None:
@@ -138,8 +138,8 @@ class TrialProcess:
                 self._channel, self._server = shared(self._own, [*_MODULE, "fork"], self._environment, outlives=False)
 
     def next(self) -> dict[str, Any]:
-        """Let the trial go on to its next message, and return it: a report, or how it ended (`finished`, `failed`); of several
-        `group`, and at last `over`."""
+        """Let the trial go on to its next message, and return it: a report, or how it ended (`finished`, `failed`); of fused
+        ones `group`, and at last `over`."""
         if self._state == "awaiting an answer":
             self._answer({"go_on": True, **self._changes})
             self._changes = {}

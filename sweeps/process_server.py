@@ -173,7 +173,7 @@ def _train(channel: Channel, message: dict[str, Any]) -> int:
     os.dup2(log, 1)
     os.dup2(log, 2)
     channel.send({"kind": "started", "pid": os.getpid(), "server": os.getppid()})
-    if len(group) > 1:
+    if message["fused"]:
         from sweeps.fused_trials import FusedTrials
     else:
         running = FileLock(files.directory / RUNNING)
@@ -185,7 +185,7 @@ def _train(channel: Channel, message: dict[str, Any]) -> int:
 
     start = time.monotonic()
     try:
-        if len(group) > 1:
+        if message["fused"]:
             FusedTrials(group, exchange).train()
             channel.send({"kind": "over"})
             return 0
@@ -194,7 +194,7 @@ def _train(channel: Channel, message: dict[str, Any]) -> int:
         return 0
     except BaseException as error:  # noqa: BLE001  whatever a trial raises is its own end, told to the sweep, and nobody else's
         with contextlib.suppress(OSError):  # a full disk: what happened is told to the sweep all the same
-            if len(group) == 1:  # else nobody can say whose it is
+            if not message["fused"]:  # else nobody can say whose it is
                 write_atomically(files.error, traceback.format_exc())
             traceback.print_exc()
         channel.send({"kind": "failed", "error": f"{type(error).__name__}: {error}"})

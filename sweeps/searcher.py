@@ -38,7 +38,9 @@ class StudySearcher(Searcher):
             return Searcher.FINISHED
         if not group and not self._study.waiting and not self._groups.may_come_back:
             return Searcher.FINISHED
-        return {"group": group, "server": self._server} if group else None  # None: Tune asks again
+        if not group:
+            return None  # Tune asks again
+        return {"group": group, "fused": self._groups.fused(trial_id), "server": self._server}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The scheduler has heard it, with the trial's number."""

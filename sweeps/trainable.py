@@ -45,7 +45,7 @@ class TrialActor(tune.Trainable):
         self._stopped: list[int] = []
         self._any = bool(config["group"])
         if self._any:
-            self._process.start(*map(self._here, config["group"]))
+            self._process.start(*map(self._here, config["group"]), fused=config["fused"])
 
     def _here(self, assignment: dict[str, Any]) -> dict[str, Any]:
         return self._node.begin(assignment) if self._node else assignment
