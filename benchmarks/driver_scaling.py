@@ -18,7 +18,7 @@ which a busy machine does not stretch; PostgreSQL is a server that is started fo
     resume, …     ms a trial that it takes to read the sweep again: a new driver, `status`, the frames of a report
     peak          memory of the process beyond what it held before the sweep, and a trial's share of it
 
-The bound: in the last tenth of the largest sweep a trial costs at most `--growth` times what it costs on average in the smallest
+The bound: in the last tenth of the largest sweep a trial costs at most `--growth` times what it costs on average in the least
 one of at least a hundred, that is, the share of the driver stays flat. TPE looks at all trials for each proposal and grows by
 nature, which is Optuna's share (its bound is infinite, and it runs up to 1,000). Where the bound is broken, the functions whose
 own time a trial grew the most from the first tenth of the largest sweep to its last are printed (cProfile).

@@ -11,6 +11,7 @@ trials at a time; they take turns, so that all see the same machine, and the tab
 lowest and the highest.
 
     platform            python -m sweeps run
+    platform, fused     the same with as many trials in a process as there are for each (`fuse`), which train as one network
     warm pool           the floor: two processes that import once, and Optuna; nothing is reported, recorded or contained
     Ray, reused actors  Ray Tune with OptunaSearch, the official Lightning callback and `reuse_actors=True`
     stock Ray Tune      the same with Tune's default, a new actor a trial
@@ -26,9 +27,9 @@ lowest and the highest.
     floor     all but start and end, as a ratio to the warm pool's
     stock     stock Ray Tune's total as a ratio to this one's: above 1 is faster
 
-A training lasts from the beginning of `Trainer.fit` to its end. The bounds stand under the table. Syne Tune and Hydra's sweeper
-need other versions than the project: with `--environments DIRECTORY`, they get environments of their own there (made once,
-about 1.5 GB each, from PyPI).
+A training lasts from the beginning of `Trainer.fit` to its end; trials that train as one have none of their own. The bounds
+stand under the table. Syne Tune and Hydra's sweeper need other versions than the project: with `--environments DIRECTORY`, they
+get environments of their own there (made once, about 1.5 GB each, from PyPI).
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ from benchmarks.alternatives.processor_time import ProcessorTime
 from benchmarks.alternatives.workload import HIGH, LOW, METRIC, SEARCHED, Workload
 
 ROOT = Path(__file__).resolve().parent.parent
-PLATFORM, FLOOR, STOCK = "platform", "warm pool", "stock Ray Tune"
+PLATFORM, FUSED, FLOOR, STOCK = "platform", "platform, fused", "warm pool", "stock Ray Tune"
 FULL = {"trainer.max_epochs": 9, "data.generate.size": 6000}
 QUICK = {"trainer.max_epochs": 1, "data.generate.size": 200}
 HELD = (
@@ -73,28 +74,35 @@ class Run:
     processor: float
     start: float
     end: float
-    training: float
-    between: float
+    training: float | None
+    between: float | None
 
     @property
     def middle(self) -> float:
         return self.total - self.start - self.end
 
 
-def platform(workload: Workload, options: argparse.Namespace) -> list[str]:
+def platform(workload: Workload, options: argparse.Namespace, fuse: int = 1) -> list[str]:
     """A search space is written, which `sweeps run` is given."""
+    overrides = workload.trial_overrides(fused=fuse > 1)
     space = {
         "description": "The workload of a benchmark.",
-        "trial": [override for override in workload.trial_overrides() if override not in HELD],
+        "trial": [override for override in overrides if override not in HELD],
         "objective": {"metric": METRIC, "mode": "max"},
         "space": {SEARCHED: {"log_uniform": [LOW, HIGH]}},
         "search": {"sampler": "tpe", "trials": workload.trials, "seed": 1},
         "stopping": {"scheduler": "fifo", "guard": {"mode": "off"}},
         "resources": {"cpu": 1},
+        "fuse": fuse,
     }
     file = Path(workload.directory) / "benchmark.yaml"
     file.write_text(json.dumps(space))  # every JSON document is one of YAML
     return [sys.executable, "-m", "sweeps", "run", str(file), "--runs", workload.directory]
+
+
+def fused(workload: Workload, options: argparse.Namespace) -> list[str]:
+    """The same, with an equal share of the trials in each process."""
+    return platform(workload, options, fuse=-(-workload.trials // workload.concurrent))
 
 
 def script(name: str, *arguments: str, environment: environments.Environment | None = None) -> Command:
@@ -123,6 +131,7 @@ def _python(environment: environments.Environment | None, options: argparse.Name
 
 ALTERNATIVES: Mapping[str, Command] = {
     PLATFORM: platform,
+    FUSED: fused,
     FLOOR: script("warm_pool"),
     "Ray, reused actors": script("ray_tune", "reused"),
     STOCK: script("ray_tune", "new"),
@@ -146,6 +155,7 @@ def run(command: list[str], workload: Workload) -> Run:
         "LHTX_ROOT": workload.directory,
         "SYNETUNE_FOLDER": workload.directory,
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ADDRESS": "local",
     }
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # the project's modules are compiled once, as in any shell
     log = Path(workload.directory) / "log.txt"
@@ -166,21 +176,18 @@ def measure(stamps: Sequence[Mapping[str, Any]], launched: float, ended: float, 
     """What the stamps of all trials, in the order of their time, say."""
     begun: dict[int, float] = {}
     training, at_once = [], 0
+    first, last = stamps[0]["time"], stamps[-1]["time"]
+    whole = {"total": ended - launched, "processor": processor, "start": first - launched, "end": ended - last}
     for stamp in stamps:
         if stamp["event"] == "begin":
+            if stamp["pid"] in begun:  # several in one process: they train as one
+                return Run(**whole, training=None, between=None)
             begun[stamp["pid"]] = stamp["time"]
             at_once = max(at_once, len(begun))
         elif stamp["event"] == "end":
             training.append(stamp["time"] - begun.pop(stamp["pid"]))
-    first, last = stamps[0]["time"], stamps[-1]["time"]
-    return Run(
-        total=ended - launched,
-        processor=processor,
-        start=first - launched,
-        end=ended - last,
-        training=median(training),
-        between=(last - first - sum(training) / at_once) / (trials / at_once - 1),
-    )
+    between = (last - first - sum(training) / at_once) / (trials / at_once - 1)
+    return Run(**whole, training=median(training), between=between)
 
 
 def spread(values: Sequence[float], form: str) -> str:
@@ -195,7 +202,10 @@ def report(runs: Mapping[str, Sequence[Run]]) -> None:
     print(f"{'':<20}" + "".join(f"{column:>19}" for column in columns))
     for name, own in runs.items():
         cells = [
-            spread([getattr(run, part) for run in own], ".1f" if part in {"total", "processor"} else ".2f") for part in PARTS
+            spread([getattr(run, part) for run in own], ".1f" if part in {"total", "processor"} else ".2f")
+            if getattr(own[0], part) is not None
+            else ""
+            for part in PARTS
         ]
         cells += [
             spread(values, ".2f") if values else ""

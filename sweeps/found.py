@@ -19,6 +19,7 @@ class Found:
         self._groups: dict[int, list[Outcome]] = {}
         """The COMPLETE trials of each configuration, by its first trial."""
         self._configurations: dict[int, Configuration] = {}
+        self._sources: dict[int, int] = {}
         self._winner: Configuration | None = None
         self.complete_trials = 0
         """How many there are."""
@@ -38,6 +39,7 @@ class Found:
         self.complete_trials += 1
         self.infeasible += not outcome.feasible
         source = outcome.number if outcome.source is None else outcome.source
+        self._sources[outcome.number] = source
         group = self._groups.setdefault(source, [])
         group.append(outcome)
         earlier, (found,) = self._configurations.get(source), configurations(group)
@@ -46,6 +48,11 @@ class Found:
             self._winner = best(self._configurations.values(), self._modes)
         else:
             self._winner = best([found, *([self._winner] if self._winner else [])], self._modes)
+
+    def kin(self, number: int) -> Sequence[int]:
+        """The COMPLETE trials of the configuration of trial `number`; of one that is not COMPLETE, itself."""
+        source = self._sources.get(number)
+        return (number,) if source is None else self._configurations[source].trials
 
     def __contains__(self, number: int) -> bool:
         return number in self._values

@@ -46,9 +46,13 @@ class _Group:
 class Groups:
     """The groups of one sweep. Where its trials do not train as one (`fuse: 1`), each is a group of its own."""
 
-    def __init__(self, study: SweepStudy, slots: int = 1) -> None:
-        """Args: slots: how many groups run at a time."""
-        self._study, self._slots = study, slots
+    def __init__(self, study: SweepStudy, slots: int = 1, more: bool = False) -> None:
+        """
+        Args:
+            slots: how many groups run at a time.
+            more: there may be further slots later, for which a group is to be ready.
+        """
+        self._study, self._slots, self._more = study, slots, more
         self._size = study.space.group_size
         self._groups: dict[str, _Group] = {}
         self._alone: set[int] = set()
@@ -70,10 +74,13 @@ class Groups:
         return name in self._groups and not self._groups[name].alone
 
     def form(self, name: str) -> list[Assignment]:
-        """The trials of a new group; none as long as the study has nothing to propose.
+        """The trials of a new group; none as long as the study has nothing to propose, or the places of the groups that run
+        are for all that there is.
 
         Raises: as `SweepStudy.propose`.
         """
+        if self._size > 1 and not self._more and len(self._groups) >= self._slots:
+            return []  # what waits for a slot could have joined those meanwhile
         group = _Group(self._room(), alone=self._size == 1)
         if not self._kept:
             self._fill(group)

@@ -53,6 +53,7 @@ class HeldStorage(InMemoryStorage):
         """By number, the trial's id where the study lives; None until it is there."""
         self._pending: dict[int, Changes] = {}
         self._depth = 0
+        self._open: dict[int, None] = {}
         for number, trial in enumerate(home.trials(self._there)):
             if trial.number != number:
                 raise StorageError(f"the study {name!r} has no trial {number}, but trial {trial.number}: trials were removed.")
@@ -67,6 +68,17 @@ class HeldStorage(InMemoryStorage):
         study.trials.append(trial)
         study.param_distribution.update(trial.distributions)
         self._update_cache(trial.number, self._here)
+        self._note_state(trial.number)
+
+    def open(self) -> list[FrozenTrial]:
+        """The trials that have not ended, waiting ones too; found without a look at the others."""
+        return [self._get_trial(number) for number in self._open]
+
+    def _note_state(self, number: int) -> None:
+        if self._get_trial(number).state.is_finished():
+            self._open.pop(number, None)
+        else:
+            self._open[number] = None
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -104,6 +116,7 @@ class HeldStorage(InMemoryStorage):
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         number = super().create_new_trial(study_id, template_trial)
         self._ids.append(None)
+        self._note_state(number)
         with self._changing(number):
             return number
 
@@ -118,6 +131,7 @@ class HeldStorage(InMemoryStorage):
         if not super().set_trial_state_values(trial_id, state, values):
             return False
         trial = self._get_trial(trial_id)
+        self._note_state(trial_id)
         with self._changing(trial_id) as changes:
             changes.set("state", state, (values, trial.datetime_complete if state.is_finished() else trial.datetime_start))
         return True

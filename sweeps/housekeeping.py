@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from optuna.trial import FrozenTrial
 from rich.console import Console
 from rich.text import Text
 
 from sweeps import hparams, quota
-from sweeps.attributes import own_trials
 from sweeps.errors import Problem, SpaceError
 from sweeps.ledger import Ledger
 from sweeps.mirror import Mirror, mirrored_to, open_mirror
@@ -55,17 +55,20 @@ def beside(study: SweepStudy, console: Console, notification: Notification) -> I
     """
     mirror = _mirror(study, console)
 
-    def tidy(number: int | None = None) -> None:
-        # One trial's end is not to cost a look at all of them, but for a quota.
-        every = number is None or study.space.outputs.keep_checkpoints is not None
-        trials = own_trials(study.study.get_trials(deepcopy=False)) if every else []
-        quota.enforce(study.ledger, study.space, trials)
-        hparams.write(study.ledger, study.space, trials if number is None else [study.trial(number)])
+    keeper = quota.Keeper(study.ledger, study.space, study.trials)
+
+    def kin(number: int) -> list[FrozenTrial]:
+        return [study.trial(each) for each in study.found.kin(number)]
+
+    def tidy() -> None:
+        keeper.everything()
+        hparams.write(study.ledger, study.space, study.trials())
 
     def ended(number: int, verdict: Verdict) -> None:
         if verdict.verdict == "rejected":
             return
-        tidy(number)
+        keeper.ended(number, kin, study.open_trials())
+        hparams.write(study.ledger, study.space, [study.trial(number)])
         if mirror:
             mirror.wake(number)
 

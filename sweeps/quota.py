@@ -6,7 +6,8 @@ kill, it removes what is left. It never touches a trial that has not ended, or f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -81,16 +82,22 @@ def _ranked(modes: Sequence[Mode], trials: Iterable[FrozenTrial]) -> list[Config
     return [*ranked, *top(infeasible, modes, len(infeasible))]
 
 
-def enforce(ledger: Ledger, space: SearchSpace, trials: Iterable[FrozenTrial]) -> None:
-    """Remove what the quota of `space` does not keep. A note beside it says so first.
+def enforce(ledger: Ledger, space: SearchSpace, trials: Iterable[FrozenTrial]) -> dict[int, frozenset[str]]:
+    """Remove what the quota of `space` does not keep; what is left. A note beside it says so first.
+
+    Args: trials: all of the study's own, waiting ones too.
 
     Raises:
         OSError: a file cannot be removed.
     """
+    return _enforce(ledger, space, trials, checkpoints(ledger)) if space.outputs.keep_checkpoints else {}
+
+
+def _enforce(
+    ledger: Ledger, space: SearchSpace, trials: Iterable[FrozenTrial], present: Mapping[int, frozenset[str]]
+) -> dict[int, frozenset[str]]:
     wanted = space.outputs.keep_checkpoints
-    if wanted is None:
-        return
-    present = checkpoints(ledger)
+    assert wanted is not None
     keeps = kept(wanted, space.modes, trials, present)
     for number, names in present.items():
         if gone := sorted(names - keeps[number]):
@@ -102,6 +109,61 @@ def enforce(ledger: Ledger, space: SearchSpace, trials: Iterable[FrozenTrial]) -
             )
             for name in gone:
                 (directory / name).unlink(missing_ok=True)
+    return {number: names & keeps[number] for number, names in present.items() if names & keeps[number]}
+
+
+class Keeper:
+    """The quota while a sweep runs: it remembers what there is, so that a trial's end does not cost a look at all of them.
+
+    Looked at are the trials that have checkpoints, and those that have ended of late: a trial that was told to end writes its
+    last one after that. Now and then all are, once a quarter more have ended. With several objectives the trials are all ranked
+    each time, since how crowded a place is depends on all.
+    """
+
+    LATE = 16
+    """Of so many trials that have ended, more checkpoints may come."""
+
+    def __init__(self, ledger: Ledger, space: SearchSpace, trials: Callable[[], Sequence[FrozenTrial]]) -> None:
+        """Args: trials: gives all of the study's own, waiting ones too."""
+        self._ledger, self._space, self._all = ledger, space, trials
+        self._left: dict[int, frozenset[str]] = {}
+        self._late: deque[int] = deque(maxlen=self.LATE)
+        self._ended = self._due = 0
+
+    def everything(self) -> None:
+        """Look at all trials. Raises as `enforce`."""
+        self._left = enforce(self._ledger, self._space, self._all())
+        self._due = self._ended + self.LATE + len(self._left) + self._ended // 4
+
+    def ended(self, number: int, kin: Callable[[int], Sequence[FrozenTrial]], open_trials: Sequence[FrozenTrial]) -> None:
+        """Trial `number` has ended.
+
+        Args:
+            kin: gives the trials of the configuration of one, itself among them.
+            open_trials: those that have not ended, waiting ones too.
+
+        Raises: as `enforce`.
+        """
+        if self._space.outputs.keep_checkpoints is None:
+            return
+        self._ended += 1
+        self._late.append(number)
+        if self._ended >= self._due:
+            self.everything()
+            return
+        present = {each: _names(self._ledger, each) for each in sorted({*self._left, *self._late})}
+        present = {each: names for each, names in present.items() if names}
+        if len(self._space.modes) > 1:
+            trials = self._all()
+        else:
+            needed = {trial.number: trial for each in present for trial in kin(each)}
+            trials = list((needed | {trial.number: trial for trial in open_trials}).values())
+        self._left = _enforce(self._ledger, self._space, trials, present)
+
+
+def _names(ledger: Ledger, number: int) -> frozenset[str]:
+    """Those of a trial's checkpoints."""
+    return frozenset(path.name for path in ledger.trial(number).checkpoints.glob("[!.]*.ckpt"))
 
 
 def checkpoints(ledger: Ledger) -> dict[int, frozenset[str]]:

@@ -67,7 +67,7 @@ def connected(space: SearchSpace, console: Console) -> Iterator[list[resources.N
         os.environ.setdefault(name, value)
     named = os.environ.get("RAY_ADDRESS") or None
     address = None if named == OWN else named or running(console)
-    if address is None:
+    if address is None or (named is None and address.startswith("127.")):  # else Ray would take another address of this machine
         _import_for_loopback()
     terminated = signal.getsignal(signal.SIGTERM)
     try:

@@ -206,7 +206,7 @@ def _tune(
 
     usage.tag_callbacks = lambda callbacks: False  # to count ours, it would import MLflow and others: another second
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost worker's traceback: the trial goes on elsewhere
-    stopper, groups = SweepStopper(study, interruption), Groups(study, concurrency)
+    stopper, groups = SweepStopper(study, interruption), Groups(study, concurrency, more=ray_cluster.joined())
     scratch = study.ledger.scratch_directory.resolve()
     shutil.rmtree(scratch, ignore_errors=True)  # a killed driver's
     try:

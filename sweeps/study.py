@@ -55,7 +55,7 @@ class SweepStudy:
         """Trials that the scheduler has suspended: in no process, and not at their end."""
         self._proposed: set[int] = set()
         self._ids: dict[int, int] = {}
-        self.found = Found(space.modes)
+        self.found, self.open_trials = Found(space.modes), self._storage.open
         self._attempts: dict[int, Attempt] = {}
         self._reasons: list[tuple[str, str]] = []
         self.on_end: list[Callable[[int, Verdict], None]] = []
@@ -66,7 +66,7 @@ class SweepStudy:
         self._restore()
 
     def _restore(self) -> None:
-        for trial in self._trials():
+        for trial in self.trials():
             if trial.state == TrialState.WAITING:
                 continue
             self._ids[trial.number] = trial._trial_id
@@ -100,12 +100,12 @@ class SweepStudy:
                 )
             self._judges.end(trial.number)
             self._count(trial.number, verdict["verdict"])
-        self._asked_again = asked_again(trials := self._trials())
+        self._asked_again = asked_again(trials := self.trials())
         self.account = Account(self.ledger, self.space.budget, self.space.resources, trials)
         self._end_overtaken()
-        self._enqueue(followups.due(self.space, self._trials()))
+        self._enqueue(followups.due(self.space, self.trials()))
 
-    def _trials(self) -> list[FrozenTrial]:
+    def trials(self) -> list[FrozenTrial]:
         """All of the sweep's own trials, waiting ones too."""
         return own_trials(self.study.get_trials(deepcopy=False))
 
@@ -175,7 +175,7 @@ class SweepStudy:
             trial = self._interrupted.popleft()
             return self._assign(trial.number, trial.user_attrs["overrides"])
         while self.started < self.target and not self.hopeless:
-            if self._judges.synchronous and (awaited := continuation.awaited(self.ledger, self._trials())):
+            if self._judges.synchronous and (awaited := continuation.awaited(self.ledger, self.trials())):
                 return self._go_back(*awaited)
             with self._storage.together():
                 if not (trial := self._proposer.ask()):
@@ -330,7 +330,7 @@ class SweepStudy:
         """Trial `number` raised or was killed; `message` holds the `error`."""
         attempt = self._attempts.get(number)
         epoch = attempt.history.last_epoch if attempt else 0
-        error = memory.told(self.space, self._trials(), number, message["error"])
+        error = memory.told(self.space, self.trials(), number, message["error"])
         return self._end(number, Verdict("failed", error, epoch or None))
 
     def _end(self, number: int, verdict: Verdict, notes: Mapping[str, Any] | None = None) -> Verdict:
@@ -354,7 +354,7 @@ class SweepStudy:
         self._count(number, verdict.verdict)
         self._news.append((number, verdict))
         searched = self.ended.total() >= self.space.search.trials or self.exhausted
-        asked = self._enqueue(followups.after(self.space, verdict, self.trial(number), searched, self._trials))
+        asked = self._enqueue(followups.after(self.space, verdict, self.trial(number), searched, self.trials))
         if verdict.verdict != "rejected" and not any(each.attributes.get(RETRIES) == number for each in asked):
             self._reasons.append(alike(verdict))  # one that is run again has its say when that has ended
         for tell in self.on_end:

@@ -42,7 +42,7 @@ class TrialActor(tune.Trainable):
         self._process.end()  # writes the last checkpoints of the trials before
         if self._node:
             self._node.end()
-        self._stopped: list[int] = []
+        self._change: tuple[list[int], list[dict[str, Any]]] = ([], [])
         self._any = bool(config["group"])
         if self._any:
             self._process.start(*map(self._here, config["group"]), fused=config["fused"])
@@ -51,6 +51,9 @@ class TrialActor(tune.Trainable):
         return self._node.begin(assignment) if self._node else assignment
 
     def step(self) -> dict[str, Any]:
+        (stopped, joining), self._change = self._change, ([], [])
+        if stopped or joining:
+            self._process.change(stopped, [self._here(assignment) for assignment in joining])
         # A group all of whose trials have ended may be lost before it has said so: there is nothing to start again.
         message = self._process.next() if self._any else {"kind": "over"}
         done = message["kind"] not in {"report", "group"}
@@ -58,16 +61,15 @@ class TrialActor(tune.Trainable):
             self._process.end()
             self._node.end()
         elif self._node:
-            finished = [each["number"] for each in message.get("finished", ())]
-            self._node.end([*self._stopped, *finished])
+            left = [each["number"] for kind in ("finished", "unfit") for each in message.get(kind, ())]
+            self._node.end([*stopped, *left])
             self._node.send()
-        self._stopped = []
         return {PAYLOAD: json.dumps(message), "done": done}
 
     def change(self, stop: list[int], join: list[dict[str, Any]]) -> None:
-        """Say with the answer to the group's last message which trials end, and which ones join."""
-        self._process.change(stop, [self._here(assignment) for assignment in join])
-        self._stopped = stop
+        """Say with the answer to the group's last message which trials end, and which ones join. That is the next step's
+        doing: what goes wrong with it is told as that of the process is."""
+        self._change = (stop, join)
 
     def leave(self) -> None:
         """End a trial that was told to wait at once, and not only when the actor is wanted again: its last checkpoint is, by

@@ -17,6 +17,7 @@ from lhtx.data.recipe import Recipe, generate
 torch.set_num_threads(1)
 for _variable in ("SWEEPS_STORAGE", "PGPASSWORD"):  # where a user has his own studies
     os.environ.pop(_variable, None)
+os.environ["RAY_ADDRESS"] = "local"  # whatever Ray runs on this machine is somebody else's
 LONG = (
     "test_kills.py::test_a_kill_before_some_writes[sqlite-scheduler: (?!asha|constant)",
     "test_schedulers.py::.*::test_drivers_that_come_and_go.*[(fifo|hyperband|median|constant)\\]",

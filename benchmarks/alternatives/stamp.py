@@ -1,4 +1,7 @@
-"""A callback that notes when a training begins, takes its first step, and ends: a line of JSON each, appended to one file."""
+"""Notes when a training begins, takes its first step, and ends: a line of JSON each, appended to one file.
+
+A callback, and a logger for networks that train as one, which have no callbacks of their own and no first step.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers.logger import DummyLogger
 
 
 class Stamp(Callback):
@@ -19,17 +23,32 @@ class Stamp(Callback):
         self._stepped = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._note("begin")
+        note(self._file, "begin")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if not self._stepped:
             self._stepped = True
-            self._note("step")
+            note(self._file, "step")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._note("end")
+        note(self._file, "end")
 
-    def _note(self, event: str) -> None:
-        line = {"event": event, "pid": os.getpid(), "time": time.monotonic(), "cpu": time.process_time()}
-        with open(self._file, "a") as file:
-            file.write(json.dumps(line) + "\n")  # one write: lines of several processes do not mix
+
+class StampLogger(DummyLogger):
+    """The same of a network that trains with others: from when it is made to its final metrics."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__()
+        self._file = file
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        note(self._file, "begin")
+
+    def finalize(self, status: str) -> None:
+        note(self._file, "end")
+
+
+def note(file: str, event: str) -> None:
+    line = {"event": event, "pid": os.getpid(), "time": time.monotonic(), "cpu": time.process_time()}
+    with open(file, "a") as lines:
+        lines.write(json.dumps(line) + "\n")  # one write: lines of several processes do not mix

@@ -54,12 +54,13 @@ class Workload:
         """Where the trials note their times."""
         return Path(self.directory) / "stamps.jsonl"
 
-    def trial_overrides(self) -> list[str]:
-        """The overrides that every trial has, those that note its times included."""
+    def trial_overrides(self, fused: bool = False) -> list[str]:
+        """The overrides that every trial has, those that note its times included. Args: fused: it trains with others as one."""
+        stamp, name = ("logger.stamp", "StampLogger") if fused else ("callbacks.stamp", "Stamp")
         return [
             *self.overrides,
-            "+callbacks.stamp._target_=benchmarks.alternatives.stamp.Stamp",
-            f"+callbacks.stamp.file={self.stamps}",
+            f"+{stamp}._target_=benchmarks.alternatives.stamp.{name}",
+            f"+{stamp}.file={self.stamps}",
         ]
 
     def train(self, lr: float, callbacks: Sequence[Callback] = ()) -> float:

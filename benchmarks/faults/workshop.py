@@ -125,7 +125,7 @@ class Command:
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env={**os.environ, "COLUMNS": "200", **(environment or {})},
+            env={**os.environ, "RAY_ADDRESS": "local", "COLUMNS": "200", **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -39,10 +39,10 @@ def test_a_forked_trial_finds_nothing_of_a_careless_one_and_a_reset_process_some
 
 @pytest.mark.slow
 def test_driver_scaling_prints_a_row_for_each_sweep():
-    text = run("benchmarks.driver_scaling", "--quick", "--samplers", "random")
+    text = run("benchmarks.driver_scaling", "--quick", "--cases", "random")
     rows = [line.split() for line in text.splitlines() if line.startswith("study, random")]
-    assert [row[2] for row in rows] == ["10", "20"]
-    assert all(float(row[3]) > 0 for row in rows)
+    assert [row[4] for row in rows] == ["10", "20"]
+    assert all(float(row[5]) > 0 for row in rows)
 
 
 @pytest.mark.slow

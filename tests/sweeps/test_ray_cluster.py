@@ -82,6 +82,21 @@ try:
         import ray
         print("CPUs", [node["CPU"] for node in nodes], ray_cluster.joined(), transfer.is_needed(space))
         print(ray.get_runtime_context().gcs_address)
+        if "probe" in sys.argv:
+            from ray._private import worker
+            from ray.tune.execution.class_cache import _ActorClassCache
+
+            class Probe:
+                def has(self):
+                    return "sweeps.trainable" in sys.modules, os.environ["PL_DISABLE_FORK"]
+
+            node = worker._global_node
+            print(*sorted(node.all_processes))
+            with ray_cluster.for_tune():
+                classes = _ActorClassCache()
+                actors = [classes.get(Probe).options(num_cpus=1).remote() for _ in range(int(nodes[0]["CPU"]))]
+            print(*ray.get([actor.has.remote() for actor in actors]))
+            print(len(list(Path(node.get_logs_dir_path()).glob("python-core-worker-*"))))
 except SweepError as error:
     print("refused:", error)
 """
@@ -89,13 +104,13 @@ except SweepError as error:
 
 @pytest.fixture
 def connect(make_space: Callable, tmp_path: Path) -> Callable[..., list[str]]:
-    """A function: environment → what a process that connects as a sweep does prints, by lines."""
+    """A function: arguments and environment → what a process that connects as a sweep does prints, by lines."""
 
-    def connect(**environment: str) -> list[str]:
+    def connect(*arguments: str, **environment: str) -> list[str]:
         make_space("")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(SCRIPT), str(tmp_path / "test.yaml")],
+            [sys.executable, "-c", textwrap.dedent(SCRIPT), str(tmp_path / "test.yaml"), *arguments],
             cwd=PROJECT,
             env={**inherited, **environment},
             capture_output=True,
@@ -137,7 +152,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., tup
             )
         begun.append(process)
         deadline = time.monotonic() + 120
-        while "Ray runtime started" not in log.read_text():
+        while not Path(directory, "ray", "ray_current_cluster").exists():  # what it writes last
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
@@ -180,3 +195,12 @@ def test_a_ray_that_cannot_be_joined_is_refused_in_words(head: Callable, connect
     assert refused.endswith("RAY_ADDRESS=local starts one for this sweep alone.")
     with_token = connect(RAY_TMPDIR=directory, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token))
     assert with_token[1:] == ["CPUs [3.0] True True", address]
+
+
+@pytest.mark.slow
+def test_a_ray_of_its_own_is_no_more_than_it_needs_and_its_workers_wait_for_the_slots(connect: Callable) -> None:
+    cpus = len(os.sched_getaffinity(0))
+    _, _, processes, workers, count = connect("probe", RAY_ADDRESS="local")
+    assert processes == "gcs_server raylet"
+    assert workers == " ".join(["(True, '1')"] * cpus)
+    assert int(count) == cpus, "an actor has got another worker than those that were started before it was asked for"

@@ -14,7 +14,8 @@ from sweeps import ray_dashboard
 SCRIPT = """
 import io, socket, sys, time, urllib.request
 from rich.console import Console
-from sweeps import ray_dashboard, runner
+from sweeps import ray_cluster, ray_dashboard
+from sweeps.space import load_space
 
 taken = socket.socket()
 taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -25,7 +26,7 @@ except OSError:
     pass  # somebody else has it: just as well
 ray_dashboard.want(True)
 console = Console(file=io.StringIO(), width=200)
-with runner._ray():
+with ray_cluster.connected(load_space("quickstart"), console):
     ray_dashboard.tell(console)
     said = console.file.getvalue().strip()
     import ray
@@ -52,7 +53,7 @@ def test_it_is_off_unless_asked_for(console):
 
 @pytest.mark.slow
 def test_it_answers_where_it_is_said_to_be_also_where_the_usual_port_is_taken():
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment = {**os.environ, "RAY_ADDRESS": "local"}
     command = [sys.executable, "-c", textwrap.dedent(SCRIPT)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

@@ -25,7 +25,9 @@ from sweeps import storage as storage_module
 from sweeps import study as study_module
 from sweeps.attributes import REPEATS
 from sweeps.ends import End
+from sweeps.groups import Groups
 from sweeps.ledger import History, TrialFiles
+from sweeps.schema import FIRST_ORDER
 from sweeps.study import SweepStudy
 
 SIZE = 7
@@ -112,10 +114,12 @@ class Course:
     world: str
     overrides: list[str]
     epochs: int = field(init=False)
+    first_order: int = field(init=False)
 
     def __post_init__(self) -> None:
         given = dict(text.split("=", 1) for text in self.overrides)
         self.epochs, seed = int(given["trainer.max_epochs"]), given["seed"]
+        self.first_order = int(given.get(FIRST_ORDER, 0))
         self.setting = f"{self.world} {[given.get(key) for key in (LR, BATCH)]}"
         rng = random.Random(f"{self.setting} {seed}")
         oom = int(given.get(BATCH, 0)) >= 64 and rng.random() < 0.7
@@ -135,41 +139,48 @@ class Course:
         return next((text for kind, text in errors.items() if self.at.get(kind) == epoch), None)
 
 
-class Process:
-    """A trial's: it goes on from its last checkpoint, of which it says first what it holds."""
+class Member:
+    """A trial in a process: it goes on from its last checkpoint, of which it says first what it holds."""
 
-    def __init__(self, world: str, study: SweepStudy, proposal: dict[str, Any]) -> None:
-        self.number, self.study = proposal["number"], study
-        self.course = Course(world, proposal["overrides"])
+    def __init__(self, world: str, study: SweepStudy, assignment: dict[str, Any]) -> None:
+        self.number = assignment["number"]
+        assert study.trial(self.number).user_attrs["overrides"] == assignment["overrides"], "it was not proposed so"
+        self.course = Course(world, assignment["overrides"])
         self.files = study.ledger.trial(self.number)
-        self.start()
-
-    def start(self) -> None:
         self.begun = self.epoch = held(self.files)
         self.repeats = self.epoch > 0
-        self.study.begin(self.number)
 
-    def step(self, written: bool = True) -> bool:
-        """What comes next; whether there is more. Args: written: whether the checkpoint of this epoch will be."""
-        following = self.epoch + (not self.repeats)
-        if not self.repeats and (self.epoch >= self.course.epochs or self.course.at.get("early", math.inf) <= self.epoch):
-            self.study.finish(self.number, {"metrics": {"test/a": 0.5}, "seconds": float(self.epoch - self.begun)})
-            return False
-        if not self.repeats and (error := self.course.fails(following)):
-            self.study.fail(self.number, {"error": error})
-            return False
-        message = {"epoch": following, "max_epochs": self.course.epochs, "parameters": SIZE, "repeated": self.repeats}
-        message |= {"metrics": self.course.metrics(following), "seconds": float(following - self.begun)}
-        verdict = self.study.report(self.number, message)
-        self.repeats, self.epoch = False, following
+    @property
+    def order(self) -> int:
+        """Of batches, of its next epoch."""
+        return self.course.first_order + self.epoch
+
+    @property
+    def following(self) -> int:
+        """The epoch that it reports next."""
+        return self.epoch + (not self.repeats)
+
+    @property
+    def done(self) -> bool:
+        return not self.repeats and (self.epoch >= self.course.epochs or self.course.at.get("early", math.inf) <= self.epoch)
+
+    @property
+    def error(self) -> str | None:
+        """What its next epoch ends with."""
+        return None if self.repeats else self.course.fails(self.following)
+
+    def report(self) -> dict[str, Any]:
+        message = {"number": self.number, "epoch": self.following, "max_epochs": self.course.epochs, "parameters": SIZE}
+        message |= {"metrics": self.course.metrics(self.following), "seconds": float(self.following - self.begun)}
+        return {**message, "repeated": self.repeats}
+
+    def result(self) -> dict[str, Any]:
+        return {"number": self.number, "metrics": {"test/a": 0.5}, "seconds": float(self.epoch - self.begun)}
+
+    def reported(self, written: bool) -> None:
+        """Args: written: whether the checkpoint of this epoch will be."""
+        self.repeats, self.epoch = False, self.following
         if written:
-            self.save()
-        return verdict is None
-
-    def ahead(self) -> None:
-        """The driver is gone, and the epoch that it has not heard of ends."""
-        if self.epoch < self.course.epochs and not self.course.fails(self.epoch + 1) and not self.repeats:
-            self.epoch += 1
             self.save()
 
     def save(self) -> None:
@@ -184,8 +195,116 @@ def held(files: TrialFiles) -> int:
 
 
 @dataclass
+class Process:
+    """That of a trial, or of several that train as one; with what Tune's scheduler tells study and groups of it."""
+
+    world: str
+    rng: random.Random
+    study: SweepStudy
+    groups: Groups
+    name: str
+    group: list[dict[str, Any]]
+    members: dict[int, Member] = field(default_factory=dict)
+    left: set[int] = field(default_factory=set)
+    """Trials that are no members any more, and whose files it holds until its next message."""
+    unfit: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.fused = self.groups.fused(self.name)
+
+    def start(self) -> None:
+        self.members, self.left, self.unfit = {}, set(), []
+        for assignment in self.group:
+            self.study.begin(assignment["number"])
+            self._enter(assignment)
+
+    def _enter(self, assignment: dict[str, Any]) -> None:
+        number = assignment["number"]
+        assert number not in self.members | dict.fromkeys(self.left), "it would wait for itself"
+        assert number in self.study.running, "nobody has said that it runs"
+        self.members[number] = Member(self.world, self.study, assignment)
+
+    def step(self) -> bool:
+        """What comes next; whether there is more."""
+        self.left = set()
+        return self._together() if self.fused else self._alone()
+
+    def lose(self) -> bool:
+        """It is gone; whether it is started again."""
+        self.group, self.left = self.groups.members(self.name), set()
+        if self.rng.random() < 0.2:
+            self.groups.end(self.name, "its process was lost too often: no message")
+            return False
+        for assignment in self.group:
+            self.study.lost(assignment["number"])
+        return True
+
+    def _alone(self) -> bool:
+        (member,) = self.members.values()
+        if member.done:
+            self.study.finish(member.number, member.result())
+        elif member.error:
+            self.groups.end(self.name, member.error)
+        else:
+            verdict = self.study.report(member.number, member.report())
+            member.reported(self._writes())
+            if verdict is None:
+                return True
+        self.groups.end(self.name)
+        return False
+
+    def _together(self) -> bool:
+        members = [*self.members.values()]
+        if repeating := [member for member in members if member.repeats]:
+            self._tell(repeating, [])
+        elif done := [member for member in members if member.done]:
+            for member in done:
+                del self.members[member.number]
+            self._tell([], done)
+        elif members:
+            level = [member for member in members if member.order == min(member.order for member in members)]
+            error = next((member.error for member in level if member.error), None)
+            if error or self.rng.random() < 0.02:
+                self.groups.end(self.name, error or "ConfigError: these networks cannot train as one")
+                return False
+            self._tell(level, [])
+        elif self.unfit:
+            self._tell([], [])
+        else:
+            self.groups.end(self.name)
+            return False
+        return True
+
+    def _tell(self, reports: list[Member], finished: list[Member]) -> None:
+        message = {"reports": [member.report() for member in reports], "finished": [member.result() for member in finished]}
+        change = self.groups.hear(self.name, {**message, "unfit": self.unfit})
+        self.unfit, self.left = [], {*change.stop, *(member.number for member in finished)}
+        for member in reports:
+            member.reported(self._writes())
+        for number in change.stop:
+            del self.members[number]
+        for assignment in change.join:
+            self._enter(assignment)
+            if self.rng.random() < 0.1:
+                number = assignment["number"]
+                del self.members[number]
+                self.left.add(number)
+                self.unfit.append({"number": number, "error": "ConfigError: these networks cannot train as one"})
+
+    def _writes(self) -> bool:
+        return self.rng.random() < 0.9
+
+    def ahead(self) -> None:
+        """The driver is gone, and the epoch that it has not heard of ends."""
+        orders = [member.order for member in self.members.values()]
+        for member in self.members.values():
+            if member.order == min(orders) and member.epoch < member.course.epochs and not (member.error or member.repeats):
+                member.reported(len(orders) == 1 or self._writes())
+
+
+@dataclass
 class Tune:
-    """Ray's part: asks for trials, runs several at a time, and tells what becomes of them, in an order by chance."""
+    """Ray's part: asks for trials, runs several processes at a time, and tells what becomes of them, in an order by chance."""
 
     world: str
     rng: random.Random
@@ -194,7 +313,8 @@ class Tune:
 
     def __call__(self, study: SweepStudy, console: Console, interruption: object) -> End | None:
         self.study, concurrent = study, self.rng.randint(1, 3)
-        pending: list[dict[str, Any]] = []
+        groups = Groups(study, concurrent)
+        pending: list[Process] = []
         running: list[Process] = []
         searching, end = True, None
         try:
@@ -204,14 +324,15 @@ class Tune:
                 if end or not (searching or pending or running):
                     break
                 if searching and len(pending) < 2 and (self.rng.random() < 0.5 or not (pending or running)):
-                    proposal = study.propose()
-                    searching = proposal is not None or study.waiting
-                    assert proposal or pending or running or not searching, "everyone waits"
-                    pending += [proposal] if proposal else []
+                    group = groups.form(f"{step}")
+                    searching = bool(group) or study.waiting or groups.may_come_back
+                    assert group or pending or running or not searching, "everyone waits"
+                    pending += [Process(self.world, self.rng, study, groups, f"{step}", group)] if group else []
                 elif pending and len(running) < concurrent:
-                    running.append(Process(self.world, study, pending.pop(0)))
+                    running.append(pending.pop(0))
+                    running[-1].start()
                 elif running:
-                    self._step(running)
+                    self._step(running, pending)
                 list(study.news())  # as the display does
         finally:
             for process in running:
@@ -219,12 +340,17 @@ class Tune:
                     process.ahead()
         return end
 
-    def _step(self, running: list[Process]) -> None:
-        process = self.rng.choice(running)
+    def _step(self, running: list[Process], pending: list[Process]) -> None:
+        numbers = [number for process in running for number in process.members]
+        assert len(numbers) == len(set(numbers)), "a trial is in two processes"
+        kept = {number: process for process in running for number in process.left}
+        able = [each for each in running if all(kept.get(number, each) is each for number in each.members)]
+        process = self.rng.choice(able)  # there is one: none waits for each other
         if self.rng.random() < 0.05:
-            process.study.lost(process.number)
-            process.start()
-        elif not process.step(self.rng.random() < 0.9):
+            running.remove(process)
+            if process.lose():
+                pending.append(process)
+        elif not process.step():
             running.remove(process)
 
     def _end(self, study: SweepStudy, step: int) -> End | None:

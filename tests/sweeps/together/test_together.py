@@ -101,6 +101,8 @@ def plans(draw) -> dict[str, Any]:
         plan["keep_checkpoints"] = draw(st.sampled_from(["best 1", "best 2, last 1", "last 1"]))
     if draw(st.booleans()) and BATCH in space:
         plan["constraints"] = [f"{BATCH} != 32"]
+    if not pbt and draw(st.booleans()):
+        plan["fuse"] = draw(st.integers(2, 3))
     return plan
 
 
@@ -173,6 +175,8 @@ class Sweep:
             space["keep_checkpoints"] = self.rng.choice(["best 1", "best 3, last 2"])
             if "repeats" in space["search"]:
                 space["search"]["repeats"]["seeds"] = 3
+            if "fuse" in space:
+                space["fuse"] = self.rng.randint(2, 4)
             ledger.space_file.write_text(dump(space))
         if kind == "trials":
             return more.extend(name, **options | {"trials": "+1"}, root=root, console=console)
