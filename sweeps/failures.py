@@ -73,8 +73,8 @@ def hopeless(ends: Sequence[tuple[str, str]]) -> str | None:
 
     Args: ends: of all trials that have ended, as `alike` gives them.
     """
-    kinds = {kind for kind, _ in ends}
-    if len({reason for _, reason in ends}) != 1 or not kinds <= {"failed", "broken"}:
+    # Asked all the time: the first trial that ended otherwise ends the search for one.
+    if not ends or any(kind not in {"failed", "broken"} or reason != ends[0][1] for kind, reason in ends):
         return None
-    needed = SAME_FAILURES if kinds == {"failed"} else SAME_BREAKS
+    needed = SAME_FAILURES if all(kind == "failed" for kind, _ in ends) else SAME_BREAKS
     return " ".join(ends[0]) if len(ends) >= needed else None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-import time
+from collections import Counter
 
 import pandas as pd
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
-from analysis import load
+from analysis import frames, load
 from analysis.frames import COLUMNS, for_parquet
-from sweeps.ledger import LedgerError
+from sweeps.ledger import LedgerError, read_history
 
 
 def read(ledger):
@@ -205,11 +207,24 @@ def test_a_damaged_search_space_is_named(write_ledger, made):
         read(ledger)
 
 
-@pytest.mark.slow
-def test_a_thousand_trials_load_in_seconds(write_ledger, make_search):
-    ledger = write_ledger(make_search(1000))
-    read(ledger)  # the first imports what the second measures without
-    start = time.perf_counter()
-    sweep = read(ledger)
-    assert len(sweep.trials) + len(sweep.rejected) == 1000
-    assert time.perf_counter() - start < 5
+def test_what_is_read_grows_with_the_trials_and_no_faster(write_ledger, make_search, monkeypatch):
+    opened = Counter()
+    monkeypatch.setattr(frames, "read_history", lambda path: opened.update([path]) or read_history(path))
+    asked = []
+
+    def ask(*arguments):
+        asked.append(arguments[2])
+
+    counts = []
+    for trials in (20, 60):
+        ledger = write_ledger(make_search(trials), name=f"of-{trials}")
+        opened.clear()
+        asked.clear()
+        event.listen(Engine, "before_cursor_execute", ask)
+        sweep = read(ledger)
+        event.remove(Engine, "before_cursor_execute", ask)
+        assert len(sweep.trials) + len(sweep.rejected) == trials
+        assert set(opened.values()) == {1}
+        assert len(opened) <= trials
+        counts.append(len(asked))
+    assert counts[0] == counts[1] > 0  # statements

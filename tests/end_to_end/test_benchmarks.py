@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCAL = ("platform", "warm pool", "Ray, reused actors", "stock Ray Tune", "plain Optuna")
+LOCAL = ("platform", "platform, fused", "warm pool", "Ray, reused actors", "stock Ray Tune", "plain Optuna")
 
 
 def run(*command: str) -> str:

@@ -71,7 +71,7 @@ SCRIPT = """
 import io, json, os, sys
 from pathlib import Path
 from rich.console import Console
-from sweeps import ray_cluster, transfer
+from sweeps import ray_cluster
 from sweeps.errors import SweepError
 from sweeps.space import load_space
 
@@ -80,6 +80,7 @@ space = load_space(sys.argv[1])
 try:
     with ray_cluster.connected(space, console) as nodes:
         import ray
+        from sweeps import transfer
         print("CPUs", [node["CPU"] for node in nodes], ray_cluster.joined(), transfer.is_needed(space))
         print(ray.get_runtime_context().gcs_address)
         if "probe" in sys.argv:

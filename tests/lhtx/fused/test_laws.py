@@ -185,9 +185,11 @@ def test_a_killed_group_goes_on_to_the_same_numbers(digits, double, last, distan
             raise Killed
         save(member)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    trainer = FusedTrainer([config(place, "killed") for place in range(2)])
+    with monkeypatch.context() as patch:
         patch.setattr(Member, "save", killed)
-        FusedTrainer([config(place, "killed") for place in range(2)]).fit()
+        with pytest.raises(Killed):
+            trainer.fit()
     again = [config(place, "killed") for place in range(2)]
     paths = [Path(cfg.paths.output_dir) / "checkpoints" / "last.ckpt" for cfg in again]
     again = [config(p, "killed", *([f"ckpt_path={path}"] if path.exists() else [])) for p, path in enumerate(paths)]
