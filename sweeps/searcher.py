@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -104,7 +105,7 @@ class StudyScheduler(FIFOScheduler):
                 self._study.lost(assignment["number"])
         else:
             error = trial.get_error()
-            lines = str(error or "no message").strip().splitlines()
+            lines = str(error or _written(trial) or "no message").strip().splitlines()
             # Ray's own guard of the memory: its advice comes last, what it was stands in the type or further up.
             memory = any("OutOfMemoryError" in text for text in (type(error).__name__, *lines))
             what = "OutOfMemoryError: " if memory else ""
@@ -118,6 +119,11 @@ class StudyScheduler(FIFOScheduler):
             except (SweepError, OSError) as error:
                 self._study.error = error
         return None
+
+
+def _written(trial: Trial) -> str:
+    """What Tune has written down of a trial's errors, where it does not have the last one itself."""
+    return Path(trial.error_file).read_text() if trial.error_file and Path(trial.error_file).exists() else ""
 
 
 class SweepStopper(Stopper):

@@ -51,8 +51,6 @@ class TrialActor(tune.Trainable):
         return self._node.begin(assignment) if self._node else assignment
 
     def step(self) -> dict[str, Any]:
-        if self._failed is not None:
-            raise self._failed
         (stopped, joining), self._change = self._change, ([], [])
         if stopped or joining:
             self._process.change(stopped, [self._here(assignment) for assignment in joining])

@@ -5,6 +5,7 @@ is needed after a sweep. What Ray has no option for is done to its `Node`.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -35,7 +36,7 @@ def start(space: SearchSpace) -> None:
         "idle_worker_killing_time_threshold_ms": IDLE_SECONDS * 1000,
     }
     dashboard = ray_dashboard.options()
-    with _without(() if dashboard["include_dashboard"] else NEEDLESS):
+    with _without(() if dashboard["include_dashboard"] else NEEDLESS), _importable():
         ray.init(
             address="local",
             num_cpus=cpus,
@@ -62,6 +63,20 @@ def as_they_are() -> Iterator[None]:
         yield
     finally:
         _ActorClassCache.get = get
+
+
+@contextmanager
+def _importable() -> Iterator[None]:
+    """While it is entered, what is started finds this project: workers know no driver yet whose paths they could take."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(manifest.PROJECT), *([before] if before else [])])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 @contextmanager

@@ -181,7 +181,6 @@ def test_a_ray_that_runs_here_is_joined_and_goes_on(head: Callable, connect: Cal
     cpus, other = connect(RAY_TMPDIR=directory, RAY_ADDRESS="local")
     assert cpus == f"CPUs [{float(len(os.sched_getaffinity(0)))}] False False"
     assert other != address
-    assert connect(RAY_TMPDIR=directory, RAY_ADDRESS=address) == ["CPUs [3.0] True True", address]
 
 
 @pytest.mark.slow
