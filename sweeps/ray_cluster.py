@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -67,7 +68,7 @@ def connected(space: SearchSpace, console: Console) -> Iterator[list[resources.N
         os.environ.setdefault(name, value)
     named = os.environ.get("RAY_ADDRESS") or None
     address = None if named == OWN else named or running(console)
-    if address is None or (named is None and address.startswith("127.")):  # else Ray would take another address of this machine
+    if address is None or address.startswith("127."):  # else Ray would take another address of this machine
         _import_for_loopback()
     terminated = signal.getsignal(signal.SIGTERM)
     try:
@@ -125,8 +126,8 @@ def _join(address: str, named: bool) -> None:
 
 
 def _said(error: BaseException) -> str:
-    """What Ray has said, on one line that ends as a sentence."""
-    text = " ".join(str(error.__cause__ or error).split())
+    """What Ray has said, on one line that ends as a sentence, without the way of an error through its code."""
+    text = re.sub(r"Traceback \(most.*?\w+(?:Error|Exception): ", "", " ".join(str(error.__cause__ or error).split()))
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 

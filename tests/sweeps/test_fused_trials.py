@@ -207,7 +207,7 @@ def test_who_does_not_fit_is_named_and_the_others_go_on(trial, with_the_last_mes
     assert [report.epoch for report in by_itself(unlike)] == [1, 2]
 
 
-@pytest.mark.parametrize("killed", [0, 1, 2])
+@pytest.mark.parametrize("killed", [1, *(pytest.param(at, marks=pytest.mark.slow) for at in (0, 2))])
 def test_a_group_that_was_killed_goes_on_to_the_numbers_of_one_that_was_not(trial, killed):
     dropout = "model.net.dropout=0.2"
 
