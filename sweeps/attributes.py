@@ -30,6 +30,8 @@ ALLOTTED = "allotted"
 """What of its resources has a price: `sweeps.budgets.allotted`."""
 FROM = "from"
 """Of a trial that was taken over from another sweep: which one, and its number there."""
+ALONE = "alone"
+"""Of a trial that trained with others as one and left them unfinished: the epochs after which it goes on by itself."""
 
 INSTEAD_OF = "instead_of"
 """The number of the enqueued trial that it stands for, since a driver was killed while proposing that one."""

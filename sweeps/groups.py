@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sweeps.attributes import ALONE
 from sweeps.hydra_overrides import key_of, parse
 from sweeps.schema import FIRST_ORDER
 from sweeps.study import SweepStudy
@@ -55,10 +56,8 @@ class Groups:
         self._study, self._slots, self._more = study, slots, more
         self._size = study.space.group_size
         self._groups: dict[str, _Group] = {}
-        self._alone: set[int] = set()
-        """Trials that a group could not take, or left when it ended with an error: they run by themselves."""
         self._kept: list[Assignment] = []
-        """Those of them that were proposed for a place in a group."""
+        """Trials that go on by themselves, and were proposed for a place in a group."""
 
     @property
     def may_come_back(self) -> bool:
@@ -103,7 +102,7 @@ class Groups:
         while len(group.members) < group.places and not self._kept and self._study.error is None:
             if (assignment := self._study.propose(group.reached)) is None:
                 break
-            if assignment["number"] in self._alone:
+            if ALONE in self._study.trial(assignment["number"]).user_attrs:
                 self._kept.append(assignment)
             else:
                 self._enter(group, assignment)
@@ -154,5 +153,4 @@ class Groups:
 
     def _put_back(self, group: _Group, number: int, error: str) -> None:
         del group.members[number]
-        self._alone.add(number)
         self._study.put_back(number, error)

@@ -96,8 +96,8 @@ class _Server:
             self._clients.remove(client)
 
     def _fork(self, client: _Client, message: dict[str, Any]) -> None:
-        if "overrides" in message:
-            merge_configs(message["overrides"])
+        if message.get("group"):  # their configs differ in values
+            merge_configs(message["group"][0]["overrides"])
         try:
             child = os.fork()
         except OSError as error:  # no memory, or too many processes: the end of this one trial

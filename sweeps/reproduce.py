@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sweeps import manifest, quota
+from sweeps.attributes import ALONE
 from sweeps.continuation import begin_again
 from sweeps.debug import recorded_trial
 from sweeps.errors import SweepError
@@ -64,6 +65,12 @@ def reproduce(ledger: Ledger, number: int, console: Console) -> int:
     if (source := quota.require_start(ledger, trial)) is not None:
         console.print(f"trial {number} is a copy of trial {source}: it starts from {files.start_checkpoint}", soft_wrap=True)
     fused = ledger.space().group_size > 1
+    if left := trial.user_attrs.get(ALONE):
+        console.print(
+            f"trial {number} trained with others until epoch {left}, and then by itself, where dropout and augmentation draw other "
+            "numbers: it is trained again as if it had not left them",
+            soft_wrap=True,
+        )
     again, error = train(trial.user_attrs["overrides"], number, last, files, fused)
     if error is not None:
         console.print(Text.assemble(("it failed", "red"), f" after {len(again)} of {last} epochs: {error}"), soft_wrap=True)

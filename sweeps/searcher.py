@@ -122,8 +122,9 @@ class StudyScheduler(FIFOScheduler):
 
 
 def _written(trial: Trial) -> str:
-    """What Tune has written down of a trial's errors, where it does not have the last one itself."""
-    return Path(trial.error_file).read_text() if trial.error_file and Path(trial.error_file).exists() else ""
+    """What Tune has written down of a trial's errors, where it does not hold the last one itself."""
+    file = trial.error_file if trial.storage else None
+    return Path(file).read_text() if file and Path(file).exists() else ""
 
 
 class SweepStopper(Stopper):

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lhtx.files import write_atomically
 from sweeps import continuation, followups, memory, outcomes, proposals
 from sweeps.attempts import Attempt
-from sweeps.attributes import ALLOTTED, CONTINUES, EXPLOITS, KILLED, RETRIES, FollowUp, asked_again, follows, own_trials
+from sweeps.attributes import ALLOTTED, ALONE, CONTINUES, EXPLOITS, KILLED, RETRIES, FollowUp, asked_again, follows, own_trials
 from sweeps.ends import STATES
 from sweeps.ends import End as End
 from sweeps.errors import LedgerError
@@ -268,12 +268,12 @@ class SweepStudy:
         self._news.append((number, "lost its process: it goes on from its last checkpoint in another"))
 
     def put_back(self, number: int, error: str) -> None:
-        """Trial `number` has left the process that it shared with others, unfinished: it is to be proposed again."""
+        """Trial `number` has left the process that it shared with others, unfinished: it is proposed again, to go on alone."""
+        self._storage.set_trial_user_attr(self._ids[number], ALONE, self.epochs(number))
         self.running.pop(number, None)
         self._proposed.discard(number)
         self._interrupted.append(self.trial(number))
-        first = (error.splitlines() or [""])[0]
-        self._news.append((number, f"leaves its group, and goes on by itself: {first}"))
+        self._news.append((number, f"leaves its group, and goes on by itself: {''.join(error.splitlines()[:1])}"))
 
     def epochs(self, number: int) -> int:
         """How many epochs of a trial that has been proposed the study knows."""
