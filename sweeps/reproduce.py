@@ -64,11 +64,12 @@ def reproduce(ledger: Ledger, number: int, console: Console) -> int:
     files = ledger.trial(number)
     if (source := quota.require_start(ledger, trial)) is not None:
         console.print(f"trial {number} is a copy of trial {source}: it starts from {files.start_checkpoint}", soft_wrap=True)
-    fused = ledger.space().group_size > 1
-    if left := trial.user_attrs.get(ALONE):
+    left = trial.user_attrs.get(ALONE)
+    fused = ledger.space().group_size > 1 and left != 0
+    if left:
         console.print(
-            f"trial {number} trained with others until epoch {left}, and then by itself, where dropout and augmentation draw other "
-            "numbers: it is trained again as if it had not left them",
+            f"trial {number} trained with others until epoch {left}, and then by itself, where dropout and augmentation draw "
+            "other numbers: it is trained again as if it had not left them",
             soft_wrap=True,
         )
     again, error = train(trial.user_attrs["overrides"], number, last, files, fused)
