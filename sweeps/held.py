@@ -165,6 +165,7 @@ class HeldStorage(InMemoryStorage):
 
 def held(study: optuna.Study, home: Any) -> tuple[optuna.Study, HeldStorage]:
     """The same study, held by this process, and its storage. Args: home: its storage."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # else it tells of a new study, in memory
     storage = HeldStorage(home, study.study_name)
     return optuna.load_study(study_name=study.study_name, storage=storage), storage
 
