@@ -81,7 +81,8 @@ class Slot:
         trial = Path(tempfile.mkdtemp(prefix=f"{self.way}-", dir=self.directory))
         stamp = ["+callbacks.stamp._target_=benchmarks.alternatives.stamp.Stamp", f"+callbacks.stamp.file={trial}/stamps.jsonl"]
         data = f"data.data_dir={self.directory}/data/{'small' if base is BASE else 'large'}"
-        self._say({"number": self._trials, "overrides": [*base, data, *stamp, *overrides], "directory": str(trial)})
+        assignment = {"number": self._trials, "overrides": [*base, data, *stamp, *overrides], "directory": str(trial)}
+        self._say({"group": [assignment], "fused": False})
         return trial
 
     def until(self, *kinds: str) -> dict[str, Any]:

@@ -149,6 +149,8 @@ class StudyDatabase(RDBStorage):
             if opening or "malformed" in reason or "not a database" in reason:
                 what = "opened as an SQLite database" if opening else "read"
                 hint = " Every trial's truth is in that file: if it is damaged, restore it from a copy."
+                if "disk I/O error" in reason:  # a killed driver, or one without room, has left more beside it
+                    hint = " To read it, SQLite must be able to write beside it: make room, and see that you may write there."
                 return StorageError(f"{self._where} cannot be {what} ({reason}).{hint}")
             return StorageError(f"{self._where} cannot be written ({reason}).")
         if "password" in reason:

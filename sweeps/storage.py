@@ -97,8 +97,8 @@ def writing_ahead(storage: BaseStorage, place: Place, directory: Path) -> Iterat
     the study is then as it was moments before, and what trials have left since then is taken up as after the copy of an older
     study (`older_study.py`). In exchange an epoch's report takes a tenth of the time. Only on a local file system: the memory
     that all who have the file open then share does not reach other machines, from which `status` may be asked on a shared one.
-    Afterwards the file is as before, so that it can be read where nothing can be written; not if somebody just has it open,
-    or if the driver is killed: then the next one sees to it.
+    Afterwards the file alone holds all, and is as before, so that it can be read where nothing can be written. If the driver is
+    killed, what it wrote last is in `study.db-wal` beside it, and the next one sees to it.
     """
     file = place.file(directory)
     if place.kind != "sqlite" or file is None or not local(file) or not isinstance(storage, StudyDatabase):
@@ -117,13 +117,23 @@ def writing_ahead(storage: BaseStorage, place: Place, directory: Path) -> Iterat
         event.remove(storage.engine, "connect", relax)
         storage.remove_session()
         storage.engine.dispose()
+        _checkpointed(file)
         _journal_mode(file, "DELETE")
 
 
 def _journal_mode(file: Path, mode: str) -> None:
-    # Others have it open; or it is damaged, as whoever reads it next will say.
+    _ask(file, f"PRAGMA journal_mode = {mode}")  # nothing comes of it while others have the file open
+
+
+def _checkpointed(file: Path) -> None:
+    """Bring what was written ahead into the file itself, also while others have it open."""
+    _ask(file, "PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _ask(file: Path, statement: str) -> None:
+    # It may be damaged, as whoever reads it next will say; or there is no room, which is no loss: what is beside it stays.
     with closing(sqlite3.connect(file, timeout=2)) as connection, suppress(sqlite3.DatabaseError):
-        connection.execute(f"PRAGMA journal_mode = {mode}")
+        connection.execute(statement)
 
 
 @contextmanager
