@@ -35,6 +35,7 @@ STEPS = [
     "make suite NAME=digits",
     "python -m lhtx.train $(cat runs/quickstart/trials/0000/overrides.txt)",
     "python -m benchmarks.recipes",
+    "python -m benchmarks.throughput",
     "make bench",
     "make faults",
     "make help",
@@ -84,6 +85,8 @@ def runnable(step: str, copy: Path, nodes: Nodes) -> str:
         step = step.replace("…", newest.name)
     if step.startswith("make test"):
         return f"{step} ARGS=--collect-only"
+    if step == "python -m benchmarks.throughput":
+        return f"{step} --quick --only platform 'warm pool'"
     return f"{step} ARGS=--quick" if step == "make bench" else step
 
 
