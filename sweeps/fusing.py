@@ -10,7 +10,8 @@ from lhtx.fused import can_fuse
 from sweeps.hydra_overrides import Scalar
 from sweeps.located_yaml import KeyPath
 from sweeps.proposals import assemble
-from sweeps.schema import FIRST_ORDER, ORDER_SEED, SearchSpace
+from sweeps.schema import SearchSpace
+from sweeps.space_checks import unfusable
 
 AUTO = 16
 """How many `fuse: auto` puts together: more gained little (docs/fused.md)."""
@@ -26,13 +27,7 @@ def refused(space: SearchSpace, settings: Sequence[dict[str, Scalar]]) -> list[t
     Raises:
         ConfigError, DatasetError: one of them does not compose.
     """
-    found: list[tuple[KeyPath, str]] = []
-    if space.stopping.scheduler == "pbt":
-        found.append((("stopping", "scheduler"), "under pbt networks become copies of each other"))
-    for key in (ORDER_SEED, FIRST_ORDER):
-        if key in space.parameters:
-            found.append((("space", key), "networks that train as one share the order of batches, which it decides"))
-    if found:
+    if found := list(unfusable(space.stopping.scheduler, space.parameters)):
         return found
     configs = [compose(assemble(space, setting, number)) for number, setting in enumerate(settings)]
     return [(_place(space, reason), reason) for reason in can_fuse(configs)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sweeps.attributes import ALONE
-from sweeps.hydra_overrides import key_of, parse
+from sweeps.hydra_overrides import value_of
 from sweeps.schema import FIRST_ORDER
 from sweeps.study import SweepStudy
 
@@ -112,7 +112,7 @@ class Groups:
     def _enter(self, group: _Group, assignment: Assignment) -> None:
         number = assignment["number"]
         group.members[number] = assignment
-        group.orders[number] = next((parse(text).value() for text in assignment["overrides"] if key_of(text) == FIRST_ORDER), 0)
+        group.orders[number] = value_of(assignment["overrides"], FIRST_ORDER, 0)
         group.reached = max(group.reached, group.orders[number] + self._study.epochs(number))
 
     def hear(self, name: str, message: Mapping[str, Any]) -> Change:

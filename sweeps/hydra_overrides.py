@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache, lru_cache
 from typing import Any
 
@@ -47,6 +48,11 @@ def _key_of(text: str) -> str | None:
         return parse(text).get_key_element().lstrip("+~")
     except ValueError:
         return None
+
+
+def value_of(overrides: Iterable[str], key: str, default: Any = None) -> Any:
+    """What the first of `overrides` that sets `key` sets it to; `default` where none does."""
+    return next((parse(text).value() for text in overrides if key_of(text) == key), default)
 
 
 def value_text(value: Scalar | list[Any]) -> str:

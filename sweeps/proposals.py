@@ -122,14 +122,9 @@ def assemble(space: SearchSpace, parameters: Mapping[str, Any], number: int, ord
     if space.fixed_seed(parameters) is None:
         chosen.append(f"seed={trial_seed(space.search.seed, number)}")
     if space.group_size > 1:
-        chosen += [] if fixes(space, ORDER_SEED) else [override(ORDER_SEED, space.search.seed)]
+        chosen += [] if any(key_of(text) == ORDER_SEED for text in space.trial) else [override(ORDER_SEED, space.search.seed)]
         chosen += [override(FIRST_ORDER, order)] if order else []
     return chosen
-
-
-def fixes(space: SearchSpace, key: str) -> bool:
-    """Whether `key` is among the overrides that every trial of a space starts from."""
-    return any(key_of(text) == key for text in space.trial)
 
 
 def draw(space: SearchSpace, number: int, network_size: NetworkSize) -> list[str]:

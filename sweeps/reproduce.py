@@ -18,7 +18,7 @@ from sweeps.attributes import ALONE
 from sweeps.continuation import begin_again
 from sweeps.debug import recorded_trial
 from sweeps.errors import SweepError
-from sweeps.hydra_overrides import key_of, parse
+from sweeps.hydra_overrides import key_of, parse, value_of
 from sweeps.ledger import CONTINUES, Ledger, TrialFiles, read_history
 from sweeps.process import TrialProcess
 
@@ -106,7 +106,7 @@ def train(
         files: the trial's, where the start of a copy lies.
         fused: as one of those that train as one, of which it is the only one.
     """
-    threads = next((parse(text).value() for text in overrides if key_of(text) == "threads"), None)
+    threads = value_of(overrides, "threads")
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as directory:
         begin_again(files, TrialFiles(Path(directory)))

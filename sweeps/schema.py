@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from sweeps.distributions import Distribution
-from sweeps.hydra_overrides import Scalar, key_of, parse
+from sweeps.hydra_overrides import Scalar, value_of
 from sweeps.located_yaml import Document, KeyPath
 from sweeps.sizes import parse_size, size_text
 
@@ -246,7 +246,7 @@ class SearchSpace:
         """The trial's seed, if the space searches it or its `trial` fixes it; None leaves it to the sweep."""
         if "seed" in parameters:
             return parameters["seed"]
-        return next((parse(text).value() for text in self.trial if key_of(text) == "seed"), None)
+        return value_of(self.trial, "seed")
 
 
 PLATFORM_KEYS: dict[str, str] = {

@@ -37,11 +37,10 @@ class StudySearcher(Searcher):
         except (SweepError, OSError) as error:  # Tune would bury it under a traceback of its own
             self._study.error = error
             return Searcher.FINISHED
-        if not group and not self._study.waiting and not self._groups.may_come_back:
-            return Searcher.FINISHED
-        if not group:
-            return None  # Tune asks again
-        return {"group": group, "fused": self._groups.fused(trial_id), "server": self._server}
+        if group:
+            return {"group": group, "fused": self._groups.fused(trial_id), "server": self._server}
+        # None: Tune asks again.
+        return None if self._study.waiting or self._groups.may_come_back else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The scheduler has heard it, with the trial's number."""

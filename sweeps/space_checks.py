@@ -6,7 +6,7 @@ Parts of `space_reader.py`, which calls them; they compose nothing and open no o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from sweeps.distributions import Choice, PowerOfTwo
@@ -113,9 +113,14 @@ def fused(reader: SpaceReader, fuse: int | Literal["auto"], trial: list[str], st
             reader.problem(("trial", index), f"where trials train as one, the sweep sets {FIRST_ORDER}: remove one of the two")
     if fuse == "auto":
         return
-    if stopping.scheduler == "pbt":
-        reader.problem(("fuse",), "networks that train as one cannot become copies of each other, as under pbt: remove it")
-    for key in reader.entries:
+    for path, reason in unfusable(stopping.scheduler, reader.entries):
+        reader.problem(path, f"{reason}: remove {'it' if path == ('fuse',) else 'one of the two'}")
+
+
+def unfusable(scheduler: str, keys: Iterable[str]) -> Iterator[tuple[KeyPath, str]]:
+    """What in a space by itself keeps its trials from training as one: the place, and why. Args: keys: of its parameters."""
+    if scheduler == "pbt":
+        yield ("fuse",), "networks that train as one cannot become copies of each other, as under pbt"
+    for key in keys:
         if key.lstrip("+") in (ORDER_SEED, FIRST_ORDER):
-            what = f"networks that train as one share the order of batches, which {key} decides: remove one of the two"
-            reader.problem(("space", key), what)
+            yield ("space", key), f"networks that train as one share the order of batches, which {key} decides"

@@ -108,7 +108,7 @@ def writing_ahead(storage: BaseStorage, place: Place, directory: Path) -> Iterat
     def relax(connection: Any, record: Any) -> None:
         connection.execute("PRAGMA synchronous = NORMAL")
 
-    _journal_mode(file, "WAL")
+    _ask(file, "PRAGMA journal_mode = WAL")
     event.listen(storage.engine, "connect", relax)
     storage.engine.dispose()
     try:
@@ -117,17 +117,8 @@ def writing_ahead(storage: BaseStorage, place: Place, directory: Path) -> Iterat
         event.remove(storage.engine, "connect", relax)
         storage.remove_session()
         storage.engine.dispose()
-        _checkpointed(file)
-        _journal_mode(file, "DELETE")
-
-
-def _journal_mode(file: Path, mode: str) -> None:
-    _ask(file, f"PRAGMA journal_mode = {mode}")  # nothing comes of it while others have the file open
-
-
-def _checkpointed(file: Path) -> None:
-    """Bring what was written ahead into the file itself, also while others have it open."""
-    _ask(file, "PRAGMA wal_checkpoint(TRUNCATE)")
+        _ask(file, "PRAGMA wal_checkpoint(TRUNCATE)")  # into the file itself, also while others have it open
+        _ask(file, "PRAGMA journal_mode = DELETE")  # of which nothing comes then
 
 
 def _ask(file: Path, statement: str) -> None:
