@@ -41,6 +41,16 @@ def composed(overrides: list[str], config_name: str, directory: Path) -> DictCon
         return cfg
 
 
+def merge(overrides: list[str], config_name: str, directory: Path) -> None:
+    """Does what `composed` would begin with, for configs that differ from this one in values only to find it done.
+
+    Raises: what `hydra.compose` raises.
+    """
+    with hydra.initialize_config_dir(str(directory), version_base="1.3"):
+        if divided := _divided(overrides):
+            _merge(divided[0], config_name, directory)
+
+
 def _divided(overrides: list[str]) -> tuple[list[str], list[Override]] | None:
     """Those of groups and those of values; None where they cannot be told apart from here, or Hydra refuses one."""
     exists = GlobalHydra.instance().config_loader().repository.group_exists

@@ -86,6 +86,8 @@ def train(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> dict[str, floa
         check_monitored(cfg, metric_names(cfg, task))
         output = make_directory(cfg)  # now that there is something to train
         trainer = build_trainer(cfg, callbacks)
+        # Lightning would do so after it has read a checkpoint, whose weights it so rounds to single precision.
+        task = trainer.precision_plugin.convert_module(task)
         metrics: dict[str, float] = {}
         if cfg.ckpt_path:
             checkpoint = load_checkpoint(cfg.ckpt_path)

@@ -58,16 +58,16 @@ def debug(name: str, trial: int | None, extra: list[str], root: Path, console: C
         console.print("it is a copy of another trial, and starts from that one's checkpoint as it did then")
 
     from lhtx.epoch_report import EpochReport
-    from sweeps.trial import Assignment, run_trial
+    from sweeps.trial import Assignment, Listener, run_trial
 
-    def report(epoch: EpochReport) -> bool:
-        shown = {name: value for name, value in epoch.metrics.items() if name.startswith(("train/", "val/"))}
-        line = "  ".join(f"{name}={value:.4g}" for name, value in sorted(shown.items()))
-        console.print(f"epoch {epoch.epoch}/{epoch.max_epochs}  {line}", soft_wrap=True)
-        return True
+    class Reader(Listener):
+        def hear(self, report: EpochReport) -> None:
+            shown = {name: value for name, value in report.metrics.items() if name.startswith(("train/", "val/"))}
+            line = "  ".join(f"{name}={value:.4g}" for name, value in sorted(shown.items()))
+            console.print(f"epoch {report.epoch}/{report.max_epochs}  {line}", soft_wrap=True)
 
     try:
-        metrics = run_trial(Assignment(trial or 0, tuple(chosen), str(files.directory.resolve())), report)
+        metrics = run_trial(Assignment(trial or 0, tuple(chosen), str(files.directory.resolve())), Reader())
     except USER_ERRORS:
         raise  # the user's own input: one message, no debugger
     except Exception:  # noqa: BLE001  whatever the trial raises is what this command is for

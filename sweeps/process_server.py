@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import select
 import signal
@@ -141,11 +142,12 @@ class _Server:
 
 
 def merge_configs(overrides: list[str]) -> None:
-    """Compose a trial's config once here, where all that differ from it in values alone find most of it done."""
-    from lhtx.compose import compose
+    """Merge the files of a trial's config once here, where all that differ from it in values alone find that done."""
+    from lhtx.compose import CONFIGS
+    from lhtx.composition import merge
 
     with contextlib.suppress(Exception):  # whatever it is, it ends the trial, which composes them too, and not the server
-        compose(overrides)
+        merge(overrides, "train", CONFIGS)
 
 
 def run(channel: Channel, message: dict[str, Any]) -> int:
@@ -163,7 +165,7 @@ def _train(channel: Channel, message: dict[str, Any]) -> int:
 
     from sweeps.ledger import RUNNING, TrialFiles
     from sweeps.process import LEAVE, THREAD_VARIABLES
-    from sweeps.trial import Assignment, TrialStopped, report_message, run_trial
+    from sweeps.trial import Assignment, ChannelListener, TrialStopped, run_trial
 
     torch.set_num_interop_threads(int(os.environ[THREAD_VARIABLES[0]]))
     group = [Assignment.from_message(each) for each in message["group"]]
@@ -189,7 +191,7 @@ def _train(channel: Channel, message: dict[str, Any]) -> int:
             FusedTrials(group, exchange).train()
             channel.send({"kind": "over"})
             return 0
-        metrics = run_trial(assignment, lambda epoch: exchange(report_message(assignment.number, epoch))["go_on"])
+        metrics = run_trial(assignment, ChannelListener(channel, assignment.number))
     except TrialStopped:
         return 0
     except BaseException as error:  # noqa: BLE001  whatever a trial raises is its own end, told to the sweep, and nobody else's
@@ -228,6 +230,8 @@ def main(mode: str, name: str = "", outlives: str = "") -> None:
     from sweeps.trial import preload
 
     preload()
+    gc.collect()
+    gc.freeze()  # else a child's first collection writes to every page that it shares with this process
     _Server(name, connection).serve()
     sys.stdout.flush()
     sys.stderr.flush()

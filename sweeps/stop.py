@@ -17,8 +17,8 @@ WAIT_SECONDS = 0.2
 
 
 def stop(ledger: Ledger, console: Console, wait: bool = True, pause: Callable[[float], None] = time.sleep) -> None:
-    """End the sweep as Ctrl-C does: running epochs come to their end first. One that does not run is left as it is, and one
-    that is stopping already is not hurried.
+    """End the sweep as Ctrl-C does: running epochs have ten seconds to end (Tune waits no longer), else they are trained again.
+    A sweep that does not run is left as it is, and one that is stopping already is not hurried.
 
     Args:
         wait: until it has ended; else return when it has been asked.
@@ -47,7 +47,8 @@ def stop(ledger: Ledger, console: Console, wait: bool = True, pause: Callable[[f
     if not wait:
         console.print(f"{ledger.name}: asked {holder} to stop", soft_wrap=True)
         return
-    console.print(f"{ledger.name}: {holder} is stopping; running epochs come to their end first", soft_wrap=True)
+    said = "running epochs have ten seconds to end, else they are trained again"
+    console.print(f"{ledger.name}: {holder} is stopping; {said}", soft_wrap=True)
     while ledger.holder() == holder:
         pause(WAIT_SECONDS)
     console.print(f"{ledger.name} has stopped. Go on with: {ledger.command('resume')}", soft_wrap=True)

@@ -6,7 +6,6 @@ It must not know Ray, Optuna or where it runs: the same function serves a proces
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,43 @@ from lhtx.callbacks.logged_metrics import logged
 from lhtx.compose import compose
 from lhtx.epoch_report import EpochReport
 from lhtx.train import train
+from sweeps.channel import Channel
 from sweeps.hydra_overrides import override
 from sweeps.ledger import TrialFiles
 from sweeps.relocation import Places, local, relocated
 
-ReportFunction = Callable[[EpochReport], bool]
+
+class Listener:
+    """Who hears a trial's reports, and says of each whether the trial goes on: this one, that it does."""
+
+    def hear(self, report: EpochReport) -> None:
+        """Takes a report. There is no next one before this one's answer was taken."""
+
+    def answered(self) -> bool:
+        """Whether the answer to the last report is there."""
+        return True
+
+    def goes_on(self) -> bool:
+        """The answer to the last report, waited for."""
+        return True
+
+
+class ChannelListener(Listener):
+    """The one at the other end of a connection (`sweeps.process`)."""
+
+    def __init__(self, channel: Channel, number: int) -> None:
+        """Args: number: of the trial that reports."""
+        self._channel, self._number = channel, number
+
+    def hear(self, report: EpochReport) -> None:
+        self._channel.send(report_message(self._number, report))
+
+    def answered(self) -> bool:
+        return self._channel.readable(0)
+
+    def goes_on(self) -> bool:
+        answer = self._channel.receive()
+        return answer is not None and answer["go_on"]
 
 
 class TrialStopped(Exception):
@@ -70,7 +101,11 @@ def trial_config(assignment: Assignment) -> DictConfig:
 
 
 class SweepReport(Checkpoint):
-    """Reports after each epoch that validated, and ends the trial when the answer is False.
+    """Reports after each epoch that validated, and ends the trial where the answer says so.
+
+    The trial trains on while its report is answered, which takes as long as some steps do. What comes of it does not depend on
+    how long: an epoch's checkpoint is written in any case, and nothing of the next epoch (a report, a checkpoint, a failure)
+    counts before the answer is known.
 
     It is a `Checkpoint` because Lightning calls those after the module has logged its epoch, in the order in which they
     stand: before the one that writes `last.ckpt`. A report can get lost in two ways, and neither leaves a gap: a trial killed
@@ -78,11 +113,11 @@ class SweepReport(Checkpoint):
     report, but the checkpoint was written, the trial continues by saying again what the checkpoint holds.
     """
 
-    def __init__(self, report: ReportFunction) -> None:
-        self._report = report
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
         self._start = time.monotonic()
         self._validated = False
-        self._stopped = False
+        self._asked = False
         self._last: EpochReport | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -92,14 +127,22 @@ class SweepReport(Checkpoint):
         self._last = EpochReport(**state_dict) if state_dict else None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # The last epoch may be another one than when the checkpoint was written.
-        if self._last and not self._report(replace(self._last, max_epochs=trainer.max_epochs, seconds=0.0, repeated=True)):
-            raise TrialStopped
+        if self._last:  # the last epoch may be another one than when the checkpoint was written
+            self._tell(replace(self._last, max_epochs=trainer.max_epochs, seconds=0.0, repeated=True))
+            self.heed()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._asked and self._listener.answered():
+            self.heed()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.heed()  # before anything of this epoch is logged
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.heed()
         if not self._validated:
             return
         self._validated = False
@@ -110,12 +153,21 @@ class SweepReport(Checkpoint):
             seconds=time.monotonic() - self._start,
             metrics=logged(trainer),
         )
-        if not self._report(self._last):
-            self._stopped = trainer.should_stop = True
+        self._tell(self._last)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._stopped:  # not sooner: the checkpoint of this epoch is written in between
-            raise TrialStopped
+        self.heed()
+
+    def _tell(self, report: EpochReport) -> None:
+        self._listener.hear(report)
+        self._asked = True
+
+    def heed(self) -> None:
+        """Wait for the answer to the last report, if that is not known yet. Raises TrialStopped: it ends the trial."""
+        if self._asked:
+            self._asked = False
+            if not self._listener.goes_on():
+                raise TrialStopped
 
 
 class SweepPaths(Callback):
@@ -154,16 +206,23 @@ def preload() -> None:
     import lhtx.data
     import lhtx.losses
     import lhtx.nets
-    import lhtx.tasks  # noqa: F401
+    import lhtx.tasks
 
+    for name in lhtx.data.__all__:
+        getattr(lhtx.data, name)  # late ones, too
     compose([])
 
 
-def run_trial(assignment: Assignment, report: ReportFunction) -> dict[str, float]:
+def run_trial(assignment: Assignment, listener: Listener) -> dict[str, float]:
     """Train, from the last checkpoint if an earlier attempt left one, and return the final metrics.
 
     Raises:
-        TrialStopped: `report` answered False.
+        TrialStopped: the `listener` has ended it.
     """
-    callbacks = [SweepReport(report), *([SweepPaths(assignment.places)] if assignment.places else [])]
-    return train(trial_config(assignment), callbacks=callbacks)
+    reports = SweepReport(listener)
+    callbacks = [reports, *([SweepPaths(assignment.places)] if assignment.places else [])]
+    try:
+        return train(trial_config(assignment), callbacks=callbacks)
+    except BaseException:
+        reports.heed()  # what failed may be an epoch that should never have begun
+        raise

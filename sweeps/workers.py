@@ -1,13 +1,15 @@
 """A Ray of a sweep's own: only the processes that it needs, and those started and ended quickly, as nothing of what they hold
-is needed after a sweep. What Ray has no option for is done to its `Node`.
+is needed after a sweep. What Ray has no option for is done to its functions while it starts.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from sweeps import manifest, ray_dashboard
@@ -16,9 +18,19 @@ from sweeps.schema import SearchSpace
 NEEDLESS = ("start_monitor", "start_log_monitor", "start_api_server")
 """What starts the autoscaler (there is one node), the copying of the workers' output to the driver (the trials have logs), and
 the server of the dashboard, which Ray starts also without that: two seconds of processor time, the last of them waited for."""
+AGENTS: Mapping[str, Sequence[str]] = {
+    "dashboard_agent_command": ("dashboard_agent_listen", "metrics_agent", "metrics_export"),
+    "runtime_env_agent_command": ("runtime_env_agent",),
+}
+"""Commands that a raylet insists on, and the ports that it waits for each to write down before its node is one: what serves the
+dashboard, and environments for tasks that ask for another one. One to three seconds of processor time."""
+IDLE_AGENT = "sh -c cat"
+"""Instead of them: it reads the pipe that the raylet holds, ends with it, and takes whatever arguments the raylet adds."""
 ACTOR_MODULE = "sweeps.trainable"
 IDLE_SECONDS = 60
 """How long a worker waits for a slot; longer than a validation takes, in general."""
+NODE_SECONDS = 30
+"""How long Ray waits for a node that it has started."""
 
 
 def start(space: SearchSpace) -> None:
@@ -36,7 +48,11 @@ def start(space: SearchSpace) -> None:
         "idle_worker_killing_time_threshold_ms": IDLE_SECONDS * 1000,
     }
     dashboard = ray_dashboard.options()
-    with _without(() if dashboard["include_dashboard"] else NEEDLESS), _importable():
+    with ExitStack() as changed:
+        changed.enter_context(_importable())
+        if not dashboard["include_dashboard"]:
+            settings["enable_metrics_collection"] = False  # nobody asks for them
+            changed.enter_context(_only_what_is_needed())
         ray.init(
             address="local",
             num_cpus=cpus,
@@ -57,12 +73,11 @@ def as_they_are() -> Iterator[None]:
     import ray
     from ray.tune.execution.class_cache import _ActorClassCache
 
-    get = _ActorClassCache.get
-    _ActorClassCache.get = lambda cache, actor: cache._cache.get(actor) or cache._cache.setdefault(actor, ray.remote(actor))
-    try:
+    def get(cache: Any, actor: type) -> Any:
+        return cache._cache.get(actor) or cache._cache.setdefault(actor, ray.remote(actor))
+
+    with _replaced(_ActorClassCache, get=get):
         yield
-    finally:
-        _ActorClassCache.get = get
 
 
 @contextmanager
@@ -80,22 +95,60 @@ def _importable() -> Iterator[None]:
 
 
 @contextmanager
-def _without(methods: tuple[str, ...]) -> Iterator[None]:
-    """While it is entered, these methods of a node do nothing."""
+def _only_what_is_needed() -> Iterator[None]:
+    """While it is entered, Ray starts no more than its two servers and the workers, and does not wait for what is missing."""
+    from ray._private import services
     from ray._private.node import Node
 
-    originals = {name: getattr(Node, name) for name in methods}
-    for name in methods:
-        setattr(Node, name, _nothing)
+    start_process, get_node = services.start_ray_process, services.get_node
+
+    def start(command: list[str], process_type: str, **options: Any) -> Any:
+        return start_process(_with_idle_agents(command) if process_type == "raylet" else command, process_type, **options)
+
+    def get(address: str, node: str) -> dict[str, Any]:
+        _await_node(address, node)
+        return get_node(address, node)
+
+    def nothing(node: Any, **options: Any) -> None:
+        """Instead of starting a process."""
+
+    with _replaced(Node, **dict.fromkeys(NEEDLESS, nothing)), _replaced(services, start_ray_process=start, get_node=get):
+        yield
+
+
+def _with_idle_agents(command: Sequence[str]) -> list[str]:
+    """The `command` that starts a raylet, with processes in the agents' places that cost nothing, whose ports are written down
+    already."""
+    options = dict(part.removeprefix("--").split("=", 1) for part in command if part.startswith("--") and "=" in part)
+    for port in (port for ports in AGENTS.values() for port in ports):
+        Path(options["session_dir"], f"{port}_port_{options['node_id']}").write_text("1")  # where nobody answers
+    names = tuple(f"--{agent}=" for agent in AGENTS)
+    return [part.partition("=")[0] + f"={IDLE_AGENT}" if part.startswith(names) else part for part in command]
+
+
+def _await_node(address: str, node: str) -> None:
+    """Look for a new node every hundredth of a second; where Ray does not find one at once, it looks every two seconds."""
+    from ray._private import services
+    from ray._private.state import GlobalState
+
+    state = GlobalState()
+    state._initialize_global_state(services._get_gcs_client_options(address))
+    end = time.monotonic() + NODE_SECONDS
+    while time.monotonic() < end and all(each["NodeID"] != node for each in state.node_table()):
+        time.sleep(0.01)
+
+
+@contextmanager
+def _replaced(owner: Any, **attributes: Any) -> Iterator[None]:
+    """While it is entered, these `attributes` of `owner` are others."""
+    originals = {name: getattr(owner, name) for name in attributes}
+    for name, value in attributes.items():
+        setattr(owner, name, value)
     try:
         yield
     finally:
-        for name, method in originals.items():
-            setattr(Node, name, method)
-
-
-def _nothing(node: Any, **options: Any) -> None:
-    """Instead of starting a process."""
+        for name, value in originals.items():
+            setattr(owner, name, value)
 
 
 def shut_down() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from benchmarks.faults.postgresql import PostgreSQL, running_server
 from lhtx.data.recipe import Recipe, generate
@@ -27,7 +27,12 @@ LONG = (
     "test_configs.py::test_every_experiment_trains_two_batches[.*(vit|convnext|efficientnet)",
 )
 """Tests that are slow for some of their parameters: what stands before [, and what in it, as regular expressions."""
-settings.register_profile("project", deadline=None, derandomize=True)  # a busy machine is slow, and tests are seeded
+SLOW_SECONDS = 1800
+"""What a slow test may take that does not say so itself. It ends what hangs; a busy machine takes many times as long as a quiet
+one."""
+settings.register_profile(  # a busy machine is slow, and tests are seeded
+    "project", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("project")
 
 
@@ -38,6 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         name, _, parameters = item.nodeid.partition("[")
         if any(re.search(f"{before}$", name) and re.match(inside, parameters) for before, inside in patterns):
             item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_SECONDS))
 
 
 @pytest.fixture(scope="session")

@@ -64,23 +64,18 @@ def snapshot() -> Callable[[], None]:
 
 def serve() -> None:
     """Run assignment after assignment until the input ends."""
-    from lhtx.epoch_report import EpochReport
     from sweeps.channel import Channel
-    from sweeps.trial import Assignment, preload, report_message, run_trial
+    from sweeps.trial import Assignment, ChannelListener, preload, run_trial
 
     channel = Channel(socket.socket(fileno=os.dup(0)))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a trial prints that it begins; the others' logs hold that
     preload()
     reset = snapshot()
 
-    def report(epoch: EpochReport) -> bool:
-        channel.send(report_message(assignment.number, epoch))
-        return channel.receive()["go_on"]
-
     while (message := channel.receive()) is not None:
         assignment = Assignment.from_message(message["group"][0])
         channel.send({"kind": "started", "pid": os.getpid(), "server": os.getppid()})
-        channel.send({"kind": "finished", "metrics": run_trial(assignment, report)})
+        channel.send({"kind": "finished", "metrics": run_trial(assignment, ChannelListener(channel, assignment.number))})
         reset()
         channel.send({"kind": "exit", "status": 0})
 

@@ -82,7 +82,7 @@ def attach(name: str, address: str, root: Path, console: Console, checkpoints: s
 
 
 def stop(name: str, address: str, root: Path, console: Console, wait: bool = True) -> None:
-    """End a sweep's job, as SIGTERM ends a driver: running epochs come to their end first.
+    """End a sweep's job, as SIGTERM ends a driver: running epochs have ten seconds to end, else they are trained again.
 
     Raises:
         SweepError: there is no such job, or the cluster cannot be used.
@@ -93,7 +93,8 @@ def stop(name: str, address: str, root: Path, console: Console, wait: bool = Tru
         console.print(f"{name} does not run there: {job}", soft_wrap=True)
         return
     cluster.stop(job.id)
-    console.print(f"{name}: job {job.id} is stopping; running epochs come to their end first", soft_wrap=True)
+    said = "running epochs have ten seconds to end, else they are trained again"
+    console.print(f"{name}: job {job.id} is stopping; {said}", soft_wrap=True)
     if wait:
         console.print(f"{name} has stopped: {cluster.wait(job.id)}", soft_wrap=True)
         console.print(f"fetch it with {_command('fetch', ledger, cluster)}; submit it again to go on", soft_wrap=True)

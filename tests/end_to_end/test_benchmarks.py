@@ -17,7 +17,6 @@ def run(*command: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_throughput_compares_all_that_the_environment_holds_and_says_what_it_leaves_out():
     text = run("benchmarks.throughput", "--quick")
     rows = {name: next(line for line in text.splitlines() if line.startswith(name)).removeprefix(name) for name in LOCAL}

@@ -24,6 +24,7 @@ trial:
   - data.generate=null
   - trainer.max_epochs={epochs}
   - trainer.limit_train_batches=2
+  - "+callbacks.brake={{_target_: bomb.Brake}}"
 objective: {{metric: val/avg_acc, mode: max}}
 space:
   model.optimizer.lr: {{log_uniform: [1.0e-4, 1.0e-2]}}
@@ -33,7 +34,7 @@ resources: {{trial_files: node}}
 """
 
 
-def until(condition: Callable[[], bool], seconds: float = 120) -> None:
+def until(condition: Callable[[], bool], seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come to that"
@@ -51,7 +52,6 @@ def ended(ledger: Ledger) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_a_sweep_outlives_a_node_and_the_one_who_submitted_it(nodes, vimh_dataset):
     space, local = write_space(nodes, "outlives", vimh_dataset, 6, epochs := 40), nodes.directory / "local"
     log = nodes.directory / "submit.log"
@@ -98,20 +98,23 @@ def test_a_sweep_outlives_a_node_and_the_one_who_submitted_it(nodes, vimh_datase
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
-def test_a_sweep_that_is_stopped_goes_on_when_it_is_submitted_again(nodes, vimh_dataset):
-    space, local = write_space(nodes, "stopped", vimh_dataset, 2, 400), nodes.directory / "local"
+def test_a_sweep_that_is_stopped_goes_on_when_it_is_submitted_again(nodes, brake_there, vimh_dataset):
+    space, local = write_space(nodes, "stopped", vimh_dataset, 2, epochs := 40), nodes.directory / "local"
+    brake_there(1, 0, 1)
     arguments = (space, "--address", nodes.address, "--runs", local)
     sent = nodes.sweeps("submit", *arguments, "--cluster-runs", nodes.there, "--no-wait")
     assert sent.returncode == 0, sent.stdout + sent.stderr
     there = Ledger("stopped", nodes.there)
     until(lambda: there.exists() and any(trial.epoch >= 2 for trial in overview(there).running))
+    brake_there(30, 0, 1)  # it runs while it is submitted again
     second = nodes.submitting(nodes.directory / "second.log", *arguments)
     until(lambda: "stopped runs there already, as job sweep-stopped-" in (nodes.directory / "second.log").read_text())
+    brake_there(5, 0, 1)
     stop = nodes.sweeps("stop", "stopped", "--address", nodes.address)
+    brake_there(0, 0, 1)
     assert stop.returncode == 0, stop.stdout + stop.stderr
     assert "stopped has stopped: job" in stop.stdout
-    assert second.wait(60) == 130
+    assert second.wait(600) == 130
     assert overview(there).state == "interrupted"
     assert there.manifest()["sessions"][-1]["end"] == "interrupted"
 
@@ -120,9 +123,9 @@ def test_a_sweep_that_is_stopped_goes_on_when_it_is_submitted_again(nodes, vimh_
     assert re.search(r"interrupted trials? go(es)? on from (its|their) last checkpoint", done.stdout)
     for trial in Ledger("stopped", local).study().get_trials():
         history = read_history(there.trial(trial.number).history)
-        assert [row["epoch"] for row in history] == list(range(1, 401))
+        assert [row["epoch"] for row in history] == list(range(1, epochs + 1))
 
-    space.write_text(space.read_text().replace("max_epochs=400", "max_epochs=3"))
+    space.write_text(space.read_text().replace(f"max_epochs={epochs}", "max_epochs=3"))
     refused = nodes.sweeps("submit", *arguments, "--cluster-runs", nodes.there)
     assert refused.returncode == 2
     assert "was edited since the sweep 'stopped' began" in refused.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -49,11 +50,30 @@ def space(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def until(condition: Callable[[], object], seconds: float = 120) -> None:
+def until(driver: subprocess.Popen[str], condition: Callable[[], object], seconds: float = 600) -> None:
+    """Wait until a sweep that `driver` runs has come to a state."""
     deadline = time.monotonic() + seconds
     while not condition():
+        assert driver.poll() is None, driver.communicate()[0]
         assert time.monotonic() < deadline, "it did not come to that"
         time.sleep(0.05)
+
+
+def stopped_when(driver: subprocess.Popen[str], condition: Callable[[], object]) -> None:
+    """Stop the driver in a state of its sweep, until SIGCONT: what is to happen in that state does not come too late.
+
+    It stands still while it is looked at, and so do trials that train as one: they wait for its answer after each epoch.
+    """
+
+    def holds() -> bool:
+        driver.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, driver.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        if condition():
+            return True
+        driver.send_signal(signal.SIGCONT)
+        return False
+
+    until(driver, holds)
 
 
 def rows(ledger: Ledger) -> dict[int, list[int]]:
@@ -95,7 +115,8 @@ def groups(ledger: Ledger, driver: int) -> list[int]:
 
 @pytest.mark.slow
 def test_trials_that_train_as_one_end_each_for_itself(command, space, tmp_path):
-    status, output = command("sweeps", "run", space(3, 7, ASHA), "--runs", tmp_path)
+    two_at_a_time = f"resources: {{cpu: {max(1, cpus() // 2)}}}\n"
+    status, output = command("sweeps", "run", space(3, 7, ASHA, two_at_a_time), "--runs", tmp_path)
     assert status == 0, output
     assert "groups of up to 3 at a time" in output
     assert "7 of 7 trials ended" in output
@@ -110,17 +131,13 @@ def test_trials_that_train_as_one_end_each_for_itself(command, space, tmp_path):
 def test_a_killed_driver_of_fused_trials_loses_nothing_and_repeats_nothing(start, command, space, tmp_path):
     ledger = Ledger("fused", tmp_path)
     driver = start("sweeps", "run", space(60, 8), "--runs", ledger.root)
-    try:
-        until(lambda: sum(15 < len(epochs) < 50 for epochs in rows(ledger).values()) >= 2)
-    finally:
-        driver.send_signal(signal.SIGKILL)
-        driver.communicate()
-    before = rows(ledger)
-    assert any(15 < len(epochs) < 60 for epochs in before.values())
+    stopped_when(driver, lambda: sum(15 < len(epochs) < 60 for epochs in rows(ledger).values()) >= 2)
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    number = next(number for number, epochs in rows(ledger).items() if 15 < len(epochs) < 60)
     status, output = command("sweeps", "resume", "fused", "--runs", ledger.root)
     assert status == 0, output
     assert set(check(ledger, 60, 8).values()) == {"finished"}
-    number = next(number for number, epochs in before.items() if len(epochs) < 60)
     assert f"trial {number} goes on from" in "".join(path.read_text() for path in ledger.trials_directory.glob("*/stdout.log"))
     status, output = command("sweeps", "reproduce", "fused", number, "--runs", ledger.root)
     assert (status, "reproduced" in output) == (0, True), output
@@ -129,13 +146,14 @@ def test_a_killed_driver_of_fused_trials_loses_nothing_and_repeats_nothing(start
 @pytest.mark.slow
 def test_when_the_process_of_a_group_is_killed_its_trials_go_on_one_by_one(start, space, tmp_path):
     ledger = Ledger("fused", tmp_path)
-    driver = start("sweeps", "run", space(60, 3, more=f"resources: {{cpu: {cpus()}}}\n"), "--runs", ledger.root)
-    until(lambda: sum(5 < len(epochs) < 40 for epochs in rows(ledger).values()) == 3)
+    driver = start("sweeps", "run", space(100, 3, more=f"resources: {{cpu: {cpus()}}}\n"), "--runs", ledger.root)
+    stopped_when(driver, lambda: sum(5 < len(epochs) < 100 for epochs in rows(ledger).values()) == 3)
     (process,) = groups(ledger, driver.pid)
     os.kill(process, signal.SIGKILL)
-    output, _ = driver.communicate(timeout=200)
+    driver.send_signal(signal.SIGCONT)
+    output, _ = driver.communicate(timeout=600)
     assert driver.returncode == 0, output
-    assert set(check(ledger, 60, 3).values()) == {"finished"}
+    assert set(check(ledger, 100, 3).values()) == {"finished"}
     for number in range(3):
         assert f"trial {number} leaves its group, and goes on by itself: killed by SIGKILL" in output
         assert f"trial {number} goes on from" in ledger.trial(number).log.read_text()
@@ -147,10 +165,17 @@ def test_fused_trials_whose_files_are_copied_to_nodes(start, space, tmp_path):
     ledger = Ledger("fused", tmp_path)
     more = "resources: {trial_files: node}\n"
     driver = start("sweeps", "run", space(40, 9, ASHA, more), "--runs", ledger.root)
-    until(lambda: any(len(epochs) > 4 for epochs in rows(ledger).values()))
-    actors = {pid: name for pid, name in descendants(driver.pid).items() if re.match(r"ray::(TrialActor|_Inner)", name)}
-    os.kill(min(actors), signal.SIGKILL)
-    output, _ = driver.communicate(timeout=200)
+    training: list[int] = []
+
+    def find_training() -> bool:
+        """The actors of groups that train: the trials of another may all have ended."""
+        names = descendants(driver.pid) if any(len(epochs) > 4 for epochs in rows(ledger).values()) else {}
+        training[:] = [pid for pid, name in names.items() if re.match(r"ray::(TrialActor|_Inner)\.train", name)]
+        return bool(training)
+
+    until(driver, find_training)
+    os.kill(training[0], signal.SIGKILL)
+    output, _ = driver.communicate(timeout=600)
     assert driver.returncode == 0, output
     assert "lost its process: it goes on from its last checkpoint" in output
     verdicts = check(ledger, 40, 9)

@@ -33,15 +33,15 @@ stopping:
 
 
 @pytest.mark.slow
-def test_a_population_that_is_killed_ends_complete_and_its_winner_reproduces(command, start, write_space, tmp_path):
-    brake = tmp_path / "brake"
-    brake.touch()
-    space = write_space(SPACE, "trainer.max_epochs=6", f"+callbacks.brake={{_target_: bomb.Brake, file: '{brake}'}}")
+def test_a_population_that_is_killed_ends_complete_and_its_winner_reproduces(command, start, brake, write_space, tmp_path):
+    space = write_space(SPACE, "trainer.max_epochs=6")
+    brake(1, *range(4))
+    brake(5, *range(4, 8))  # a copy that has trained an epoch has some to go
     runs = tmp_path / "runs"
     ledger = Ledger("tiny", runs)
     process = start("sweeps", "run", space, "--runs", runs)
     try:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 600
         while not any(ledger.trial(number).history.exists() for number in range(4, 8)):  # a copy has trained
             assert time.monotonic() < deadline
             assert process.poll() is None
@@ -49,7 +49,7 @@ def test_a_population_that_is_killed_ends_complete_and_its_winner_reproduces(com
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    brake.unlink()
+    brake(0, *range(8))
     status, output = command("sweeps", "resume", "tiny", "--runs", runs)
     assert status == 0, output
     trials = ledger.study().get_trials()

@@ -91,7 +91,7 @@ def runnable(step: str, copy: Path, nodes: Nodes) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(2400)
+@pytest.mark.timeout(7200)
 def test_every_step_does_what_it_says(copy, nodes):
     # Without what a make round this test would hand down: its flags and variables.
     environment = {

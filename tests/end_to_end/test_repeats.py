@@ -27,19 +27,21 @@ stopping: {scheduler: fifo, guard: {mode: "off"}}
 
 
 @pytest.mark.slow
-def test_repeats_survive_a_kill_and_the_best_mean_wins(start, command, write_space, tmp_path):
+def test_repeats_survive_a_kill_and_the_best_mean_wins(start, command, brake, write_space, tmp_path):
     runs = tmp_path / "runs"
     space = write_space(SPACE, "trainer.max_epochs=2")
+    brake(900, 3, 4, 5, 6)  # the repeats, which are under way when the driver is killed
     driver = start("sweeps", "run", space, "--runs", runs)
     ledger = Ledger("tiny", runs)
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline and driver.poll() is None:
-        if ledger.exists() and any(REPEATS in trial.user_attrs for trial in ledger.study().get_trials()):
-            break
+    deadline = time.monotonic() + 600
+    while not (ledger.exists() and any(REPEATS in trial.user_attrs for trial in ledger.study().get_trials())):
+        assert driver.poll() is None, driver.communicate()[0]
+        assert time.monotonic() < deadline
         time.sleep(0.2)
     driver.send_signal(signal.SIGKILL)
-    output, _ = driver.communicate(timeout=60)
+    output, _ = driver.communicate(timeout=600)
     assert driver.returncode == -signal.SIGKILL, output
+    brake(0, 3, 4, 5, 6)
 
     status, output = command("sweeps", "resume", "tiny", "--runs", runs)
     assert status == 0, output

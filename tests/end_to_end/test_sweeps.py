@@ -103,13 +103,13 @@ stopping: {scheduler: fifo, guard: {mode: "off"}}
 """
 
 
-def wait_for(condition, seconds=120.0):
+def wait_for(driver, condition, seconds=600.0):
+    """Wait until a sweep that `driver` runs has come to a state."""
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return
+    while not condition():
+        assert driver.poll() is None, driver.communicate()[0]
+        assert time.monotonic() < deadline, "the sweep did not get there in time"
         time.sleep(0.2)
-    pytest.fail("the sweep did not get there in time")
 
 
 def rows_of(ledger: Ledger) -> list[list[int]]:
@@ -117,16 +117,23 @@ def rows_of(ledger: Ledger) -> list[list[int]]:
 
 
 @pytest.mark.slow
-def test_a_driver_killed_in_mid_sweep_loses_nothing_and_repeats_nothing(start, command, write_space, tmp_path):
+def test_a_driver_killed_in_mid_sweep_loses_nothing_and_repeats_nothing(start, command, brake, write_space, tmp_path):
     space = write_space(LONG, "trainer.max_epochs=25")
     ledger = Ledger("tiny", tmp_path / "runs")
+    brake(1, 1, 2, 3, 4)
+
+    def midway() -> bool:
+        """One trial has ended, by the study, which is told so after the last row was written; another has come some way."""
+        trials = ledger.study().get_trials() if ledger.exists() else []
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        ended = any(trial.state.is_finished() for trial in trials)
+        return ended and any(1 < len(trial.intermediate_values) < 20 for trial in running)
+
     driver = start("sweeps", "run", space, "--runs", ledger.root)
-    try:
-        # One trial has ended and another has come some way.
-        wait_for(lambda: any(25 in rows for rows in rows_of(ledger)) and any(5 < len(rows) < 20 for rows in rows_of(ledger)))
-    finally:
-        driver.send_signal(signal.SIGKILL)
-        driver.communicate()
+    wait_for(driver, midway)
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    brake(0, 1, 2, 3, 4)
     before = {trial.number: trial for trial in ledger.study().get_trials()}
     ended = [number for number, trial in before.items() if trial.state.is_finished()]
     interrupted = [number for number, trial in before.items() if len(trial.intermediate_values) > 1 and number not in ended]
@@ -158,16 +165,20 @@ def test_a_driver_killed_in_mid_sweep_loses_nothing_and_repeats_nothing(start, c
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(start, command, write_space, tmp_path):
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(start, command, brake, write_space, tmp_path):
     space = write_space(LONG, "trainer.max_epochs=40")
     ledger = Ledger("tiny", tmp_path / "runs")
+    brake(1, *range(5))
     driver = start("sweeps", "run", space, "--runs", ledger.root)
-    wait_for(lambda: any(len(rows) > 5 for rows in rows_of(ledger)))
+    wait_for(driver, lambda: any(len(rows) > 5 for rows in rows_of(ledger)))
+    brake(30, *range(5))  # it runs while another command is refused for that
     status, output = command("sweeps", "resume", "tiny", "--runs", ledger.root)
     assert status == 2
     assert f"is being run by process {driver.pid} on" in output
+    brake(1, *range(5))
     driver.send_signal(signal.SIGINT)
-    output, _ = driver.communicate(timeout=60)
+    output, _ = driver.communicate(timeout=600)
+    brake(0, *range(5))
     assert driver.returncode == 130, output
     assert "Go on with: make resume NAME=tiny RUNS=" in output
     assert "Traceback" not in output
@@ -177,15 +188,16 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(start, command, write_space,
 
 
 @pytest.mark.slow
-def test_a_lost_worker_costs_no_trial_and_a_killed_trial_only_itself(start, write_space, tmp_path):
+def test_a_lost_worker_costs_no_trial_and_a_killed_trial_only_itself(start, brake, write_space, tmp_path):
     space = write_space(LONG, "trainer.max_epochs=40")
     ledger = Ledger("tiny", tmp_path / "runs")
+    brake(1, 1, 2, 3, 4)
     driver = start("sweeps", "run", space, "--runs", ledger.root)
-    wait_for(lambda: any(3 < len(rows) < 30 for rows in rows_of(ledger)))
+    wait_for(driver, lambda: any(3 < len(rows) < 30 for rows in rows_of(ledger)))
     processes = descendants(driver.pid)
     actor = next(pid for pid, name in processes.items() if name.startswith("ray::TrialActor"))
     os.kill(actor, signal.SIGKILL)
-    wait_for(lambda: any(40 in rows for rows in rows_of(ledger)))
+    wait_for(driver, lambda: any(40 in rows for rows in rows_of(ledger)))
     trials: list[int] = []
 
     def find_trials() -> bool:
@@ -200,9 +212,10 @@ def test_a_lost_worker_costs_no_trial_and_a_killed_trial_only_itself(start, writ
                 trials.append(child)
         return bool(trials)
 
-    wait_for(find_trials)
+    wait_for(driver, find_trials)
     os.kill(trials[0], signal.SIGKILL)
-    output, _ = driver.communicate(timeout=200)
+    brake(0, 1, 2, 3, 4)
+    output, _ = driver.communicate(timeout=600)
     assert driver.returncode == 0, output
     verdicts = [trial.user_attrs["verdict"] for trial in ledger.study().get_trials()]
     assert sorted(verdict["verdict"] for verdict in verdicts) == ["failed"] + ["finished"] * 4
@@ -254,16 +267,15 @@ stopping: {scheduler: fifo, guard: {mode: "off"}}
 
 
 @pytest.mark.slow
-def test_a_sweep_s_whole_life(start, command, write_space, environment, tmp_path):
+def test_a_sweep_s_whole_life(start, command, brake, write_space, environment, tmp_path):
     """Stopped from elsewhere, resumed, its failure retried, its winner trained further, reproduced and exported."""
-    brake = tmp_path / "brake"
-    brake.touch()
-    braked = f"+callbacks.brake={{_target_: bomb.Brake, file: '{brake}'}}"
-    space = write_space(LIFE, "trainer.max_epochs=60", BOMB, braked, "logger=tensorboard")
+    space = write_space(LIFE, "trainer.max_epochs=60", BOMB, "logger=tensorboard")
     ledger = Ledger("tiny", tmp_path / "runs")
     runs = ("--runs", ledger.root)
+    brake(1, 0, 2)
     driver = start("sweeps", "run", space, *runs)
-    wait_for(lambda: any(len(rows) > 2 for rows in rows_of(ledger)))
+    wait_for(driver, lambda: any(len(rows) > 2 for rows in rows_of(ledger)))
+    brake(30, 0, 2)  # it runs for as long as it is looked at
     watcher = start("sweeps", "status", "tiny", "--watch", *runs)
     status, output = command("sweeps", "list", *runs)
     assert (status, output.splitlines()[1].split()[:2]) == (0, ["tiny", "running"])
@@ -278,14 +290,15 @@ def test_a_sweep_s_whole_life(start, command, write_space, environment, tmp_path
     ):
         status, output = command("sweeps", *arguments, *runs)
         assert (status, f"is being run by process {driver.pid}" in output) == (2, True)
+    brake(1, 0, 2)
     status, output = command("sweeps", "stop", "tiny", *runs)
     assert (status, "tiny has stopped. Go on with: make resume NAME=tiny" in output) == (0, True)
-    output, _ = driver.communicate(timeout=60)
+    output, _ = driver.communicate(timeout=600)
     assert driver.returncode == 130, output
-    output, _ = watcher.communicate(timeout=60)
+    output, _ = watcher.communicate(timeout=600)
     assert watcher.returncode == 0
     assert "tiny: interrupted" in output
-    brake.unlink()
+    brake(0, 0, 2)
 
     assert command("sweeps", "resume", "tiny", *runs)[0] == 0
     bomb = Path(environment["PYTHONPATH"].split(os.pathsep)[0]) / "bomb.py"

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from lhtx import composition
 from lhtx.compose import CONFIGS, compose
-from lhtx.composition import composed
+from lhtx.composition import composed, merge
 
 OVERRIDES = [
     [],
@@ -46,6 +46,13 @@ def _forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 def by_hydra(overrides: list[str]) -> str:
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return OmegaConf.to_yaml(hydra.compose("train", overrides=overrides))
+
+
+def test_what_was_merged_before_is_not_merged_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    merge(["experiment=vimh", "seed=3"], "train", CONFIGS)
+    expected = by_hydra(["experiment=vimh", "seed=4"])
+    monkeypatch.setattr(hydra, "compose", lambda *arguments, **options: pytest.fail("the files were merged again"))
+    assert OmegaConf.to_yaml(composed(["experiment=vimh", "seed=4"], "train", CONFIGS)) == expected
 
 
 @pytest.mark.parametrize("overrides", OVERRIDES, ids=" ".join)

@@ -54,7 +54,7 @@ def test_the_metrics_of_two_processes_are_those_of_one(tmp_path):
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(timeout=60)
+        worker.join(timeout=240)
     assert [worker.exitcode for worker in workers] == [0, 0]
     results = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert results[0] == results[1]

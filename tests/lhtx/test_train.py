@@ -97,6 +97,17 @@ def test_a_resumed_run_equals_the_uninterrupted_one(finished, small_data, tmp_pa
         assert_same_bits(resumed["optimizer_states"][0]["state"][position], state)
 
 
+def test_a_resumed_run_in_double_precision_loses_none_of_it(small_data, tmp_path):
+    def run(name: str, *more: str) -> Path:
+        train(compose(long_run(small_data, tmp_path / name, "trainer.precision=64-true", "test=false", *more)))
+        return tmp_path / name
+
+    whole, parts = run("whole", "trainer.max_epochs=2"), run("parts", "trainer.max_epochs=1")
+    run("parts", "trainer.max_epochs=2", f"ckpt_path={parts / 'checkpoints' / 'last.ckpt'}")
+    assert weights(whole)["net.hidden.weight"].dtype == torch.float64
+    assert_same_bits(weights(parts), weights(whole))
+
+
 def test_resuming_a_finished_run_only_tests_it(finished, small_data):
     output, metrics = finished
     last = output / "checkpoints" / "last.ckpt"
@@ -302,7 +313,7 @@ def test_table_puts_the_test_first_and_aligns():
 def run_module(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-m", "lhtx.train", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
 
 
 def test_the_command_line_trains_and_says_where_the_outputs_are(quiet, tmp_path):

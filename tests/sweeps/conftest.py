@@ -15,6 +15,7 @@ from sweeps.ledger import Ledger, TrialFiles
 from sweeps.space import SearchSpace, load_space
 from sweeps.stopping import Verdict
 from sweeps.study import SweepStudy
+from sweeps.trial import Assignment
 
 BASE = """
 description: A test's space.
@@ -156,3 +157,28 @@ def ended(
         run_trial(study, values)
     checkpoint(ledger.trial(0), 2)
     return ledger
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> Callable[..., Assignment]:
+    """A function: number and more overrides → a trial of a tiny network in double precision, two epochs of four batches."""
+
+    def make(number: int, *more: str, name: str = "trials") -> Assignment:
+        directory = tmp_path / name / f"{number:04d}"
+        directory.mkdir(parents=True, exist_ok=True)
+        chosen = [
+            *(
+                "data=digits",
+                "model=digits_mlp",
+                "trainer=cpu",
+                "logger=none",
+                "threads=1",
+                f"paths.data_dir={tmp_path / 'data'}",
+            ),
+            *("model.net.lin1_size=12", "model.net.lin2_size=12", "model.net.lin3_size=12", "trainer.precision=64-true"),
+            *("trainer.max_epochs=2", "trainer.limit_train_batches=4", "trainer.limit_val_batches=1", "data.seed=7"),
+            *(f"seed={number}", f"model.optimizer.lr={0.002 * (number + 1)}", *more),
+        ]
+        return Assignment(number, tuple(chosen), str(directory))
+
+    return make

@@ -46,7 +46,7 @@ class Hog(Callback):
     def on_train_epoch_start(self, trainer, pl_module):
         if not self.fork or os.fork() == 0:
             block = np.ones(self.mib * 2**17)
-            time.sleep(60 if self.mib else 0)
+            time.sleep(600 if self.mib else 0)
         else:
             os.wait()
 """
@@ -105,7 +105,7 @@ def test_a_trial_sees_and_holds_what_it_was_allotted_and_no_more(assignment, loo
         assert seen() == {"devices": "", "omp": "2", "threads": 2, "interop": 2, "accelerator": "CPUAccelerator"}
         start = time.monotonic()
         check_killed(end_of(process, assignment(hog(700))))
-        assert time.monotonic() - start < 30
+        assert time.monotonic() - start < 120
     finally:
         process.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import jsonschema
@@ -170,14 +171,14 @@ case "$name" in
   hostname) echo "10.0.0.1 fe80::1" ;;
   ray)
     if [[ $1 == status ]]; then test -e "$STATE/head"; exit; fi
+    trap 'echo "$NODE ended" >> "$STATE/calls"; exit 0' TERM
     echo "$NODE ray $*" >> "$STATE/calls"
     test -s "$RAY_AUTH_TOKEN_PATH" && [[ $RAY_AUTH_MODE == token ]] || echo "no token" >> "$STATE/calls"
     [[ $* == *--head* ]] && touch "$STATE/head"
-    trap 'echo "$NODE ended" >> "$STATE/calls"; exit 0' TERM
     while true; do sleep 0.05; done ;;
   python)
     if [[ $1 == -c ]]; then printf token; exit; fi
-    for _ in $(seq 100); do [[ $(grep -c start "$STATE/calls") == 3 ]] && break; sleep 0.05; done
+    until [[ $(grep -c start "$STATE/calls") == 3 ]]; do sleep 0.05; done
     echo "python $* at $RAY_ADDRESS" >> "$STATE/calls"
     trap 'echo "driver stopped" >> "$STATE/calls"; exit 130' TERM
     if [[ $STATE == *waits ]]; then touch "$STATE/runs"; while true; do sleep 0.05; done; fi
@@ -208,8 +209,9 @@ def test_the_slurm_script_starts_head_and_workers_in_order_and_ends_them(setting
         if waits:
             while not (state / "runs").exists():
                 assert job.poll() is None
+                time.sleep(0.05)
             job.terminate()  # as SLURM does before the time is up
-        status = job.wait(60)
+        status = job.wait(240)
         assert job.stderr.read() == b""
     assert status == (130 if waits else 7), "the driver's exit status"
     calls = (state / "calls").read_text().splitlines()

@@ -17,36 +17,11 @@ from lhtx.trained import trained_config
 from sweeps.fused_trials import FusedTrials
 from sweeps.ledger import RUNNING, TrialFiles
 from sweeps.process import TrialProcess
-from sweeps.trial import Assignment, TrialStopped, run_trial
+from sweeps.trial import Assignment, Listener, TrialStopped, run_trial
 
 
 class Killed(BaseException):
     """What stands for SIGKILL."""
-
-
-@pytest.fixture
-def trial(tmp_path: Path) -> Callable[..., Assignment]:
-    """A function: number and more overrides → a trial of a tiny network in double precision, two epochs of four batches."""
-
-    def make(number: int, *more: str, name: str = "trials") -> Assignment:
-        directory = tmp_path / name / f"{number:04d}"
-        directory.mkdir(parents=True, exist_ok=True)
-        chosen = [
-            *(
-                "data=digits",
-                "model=digits_mlp",
-                "trainer=cpu",
-                "logger=none",
-                "threads=1",
-                f"paths.data_dir={tmp_path / 'data'}",
-            ),
-            *("model.net.lin1_size=12", "model.net.lin2_size=12", "model.net.lin3_size=12", "trainer.precision=64-true"),
-            *("trainer.max_epochs=2", "trainer.limit_train_batches=4", "trainer.limit_val_batches=1", "data.seed=7"),
-            *(f"seed={number}", f"model.optimizer.lr={0.002 * (number + 1)}", *more),
-        ]
-        return Assignment(number, tuple(chosen), str(directory))
-
-    return make
 
 
 def files(trial: Assignment) -> TrialFiles:
@@ -106,13 +81,16 @@ def by_itself(trial: Assignment, stop: int | None = None) -> list[Any]:
     """Train a trial in a process of its own, to its end or until it has reported the epoch `stop`; its reports."""
     reports: list[Any] = []
 
-    def report(told):
-        reports.append(told)
-        return told.epoch != stop
+    class Reader(Listener):
+        def hear(self, report):
+            reports.append(report)
+
+        def goes_on(self):
+            return reports[-1].epoch != stop
 
     random = torch.random.get_rng_state()
     try:
-        run_trial(trial, report)
+        run_trial(trial, Reader())
     except TrialStopped:
         assert stop is not None
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -127,29 +128,36 @@ def test_a_real_tensorboard_lists_the_trials_with_their_values(swept):
         def ask(what, **body):
             content = json.dumps({"experimentName": "", **body}).encode()
             request = urllib.request.Request(f"{url}data/plugin/hparams/{what}", content, {"Content-Type": "application/json"})
-            with urllib.request.urlopen(request, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=240) as answer:
                 return json.load(answer)
 
-        statuses = [f"STATUS_{name}" for name in ("UNKNOWN", "SUCCESS", "FAILURE", "RUNNING")]
-        groups = []
-        for _ in range(60):
-            try:
-                asked = {"allowedStatuses": statuses, "colParams": [], "startIndex": 0, "sliceSize": 10}
-                groups = ask("session_groups", **asked).get("sessionGroups", [])
-            except urllib.error.HTTPError:
-                pass  # it has not read the files yet
-            if len(groups) == 3:
-                break
+        def shown():
+            """The columns of parameters and of metrics, and by trial what stands in them."""
+            statuses = [f"STATUS_{name}" for name in ("UNKNOWN", "SUCCESS", "FAILURE", "RUNNING")]
+            asked = {"allowedStatuses": statuses, "colParams": [], "startIndex": 0, "sliceSize": 10}
+            groups = ask("session_groups", **asked).get("sessionGroups", [])
+            rows = {
+                group["name"]: (
+                    group["hparams"],
+                    {metric["name"]["tag"]: metric["value"] for metric in group.get("metricValues", [])},
+                )
+                for group in groups
+            }
+            experiment = ask("experiment")
+            columns = [column["name"] for column in experiment["hparamInfos"]]
+            return columns, [metric["displayName"] for metric in experiment["metricInfos"]], rows
+
+        parameters = [trial.params for trial in swept.study().get_trials()]
+        values = [{"objective/val/avg_acc": 0.75}, {"objective/val/avg_acc": 0.25}, {}]
+        names = [f"trials/{number:04d}/tensorboard" for number in range(3)]
+        rows = dict(zip(names, zip(parameters, values, strict=True), strict=True))
+        expected, found = (["model.optimizer.lr"], ["val/avg_acc"], rows), None
+        deadline = time.monotonic() + 240
+        while found != expected and time.monotonic() < deadline:  # it reads the files one after another, meanwhile
             time.sleep(0.5)
-        found = {group["name"]: group for group in groups}
-        for number, value in ((0, 0.75), (1, 0.25), (2, None)):
-            group = found[f"trials/{number:04d}/tensorboard"]
-            assert group["hparams"] == swept.study().get_trials()[number].params
-            values = {metric["name"]["tag"]: metric["value"] for metric in group.get("metricValues", [])}
-            assert values == ({} if value is None else {"objective/val/avg_acc": value})
-        experiment = ask("experiment")
-        assert [column["name"] for column in experiment["hparamInfos"]] == ["model.optimizer.lr"]
-        assert [metric["displayName"] for metric in experiment["metricInfos"]] == ["val/avg_acc"]
+            with contextlib.suppress(urllib.error.HTTPError, KeyError):
+                found = shown()
+        assert found == expected
     finally:
         process.terminate()
         process.communicate()

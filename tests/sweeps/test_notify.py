@@ -106,25 +106,30 @@ def test_a_program_that_is_not_there_is_refused_before_anything_is_made(make_spa
 
 def test_a_command_that_hangs_is_killed_with_all_that_it_has_started(tmp_path):
     start = time.monotonic()
-    problem = run_command(["sh", "-c", f"sleep 60 & echo $! > {tmp_path}/pid; wait"], ENDING, seconds=0.3)
-    assert problem.endswith("was killed, as it took more than 0.3 s")
-    assert time.monotonic() - start < 20
-    assert subprocess.run(["ps", "-o", "stat=", (tmp_path / "pid").read_text().strip()], capture_output=True, text=True).stdout[
-        :1
-    ] in {"", "Z"}
+    problem = run_command(["sh", "-c", f"sleep 600 & echo $! > {tmp_path}/pid; wait"], ENDING, seconds=2)
+    assert problem.endswith("was killed, as it took more than 2 s")
+    ps = ["ps", "-o", "stat=", (tmp_path / "pid").read_text().strip()]
+    while subprocess.run(ps, capture_output=True, text=True).stdout[:1] not in {"", "Z"}:  # a killed process takes its time
+        assert time.monotonic() - start < 120
+    assert time.monotonic() - start < 120
 
 
-def test_ctrl_c_ends_the_telling_and_nothing_else(console):
+def test_ctrl_c_ends_the_telling_and_nothing_else(console, tmp_path):
+    def interrupt():
+        while not (tmp_path / "runs").exists():
+            time.sleep(0.01)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
     def told():
         with notifying(console) as notification:
-            notification.begin(Notify(command="sleep 60"), lambda state, message: ENDING)
+            notification.begin(Notify(command=f"sh -c 'touch {tmp_path}/runs; sleep 600'"), lambda state, message: ENDING)
             notification.end("complete", "done")
-            threading.Timer(0.3, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
+            threading.Thread(target=interrupt, daemon=True).start()
             return 7
 
     start = time.monotonic()
     assert told() == 7
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 120
     assert console.file.getvalue() == "notify: stopped by Ctrl-C\n"
 
 

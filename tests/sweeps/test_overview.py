@@ -26,7 +26,7 @@ def session(ledger, ago=100.0, **end):
 
 def test_a_sweep_that_was_killed_is_interrupted_and_resumed_runs(make_ledger, open_study, run_trial, report_epoch):
     ledger = make_ledger(FIFO)
-    session(ledger)
+    session(ledger, ago=10_000)
     study = open_study(ledger)
     run_trial(study, [0.1, 0.5, 0.3])
     study.propose()
@@ -43,7 +43,7 @@ def test_a_sweep_that_was_killed_is_interrupted_and_resumed_runs(make_ledger, op
         assert seen.state == "running"
         assert seen.holder.is_here
         assert seen.ended_now == 2
-        assert seen.left.total_seconds() == pytest.approx(100, abs=5)  # two in 100 s, and two are left
+        assert seen.left.total_seconds() == pytest.approx(10_000, abs=300)  # two in 10 000 s, and two are left
 
 
 @pytest.mark.parametrize(("end", "state"), [("hopeless", "failed"), ("budget", "interrupted"), ("interrupted", "interrupted")])

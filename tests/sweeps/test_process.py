@@ -64,7 +64,7 @@ def alive(pid):
         return False
 
 
-def wait_until(condition, seconds=10.0):
+def wait_until(condition, seconds=120.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -158,14 +158,15 @@ def test_a_trial_that_is_killed_says_so_and_the_next_one_runs(process, assignmen
     assert messages_until_the_end(process)[-1]["kind"] == "finished"
 
 
-def test_ending_within_an_epoch_kills_at_once(process, assignment):
+def test_ending_within_an_epoch_kills_at_once(process, assignment, monkeypatch):
+    monkeypatch.setattr("sweeps.process.GRACE_SECONDS", 600.0)
     process.start(assignment("long", epochs=500))
     process.next()
     process._answer({"go_on": True})  # it trains now, and nobody waits for its report
     child = process._child
     start = time.monotonic()
     process.end()
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
     assert not alive(child)
 
 
@@ -246,7 +247,8 @@ def test_an_answer_that_a_killed_trial_never_read_does_not_confuse_the_next(proc
 
 
 def test_clients_of_one_name_share_a_server_and_neither_sees_the_other_s_end(assignment):
-    first, second = (TrialProcess(threads=1, server="shared-by-a-test") for _ in range(2))
+    name = f"shared-by-test-{os.getpid()}"
+    first, second = (TrialProcess(threads=1, server=name) for _ in range(2))
     try:
         first.start(assignment("first", epochs=500))
         second.start(assignment("second", epochs=2))
@@ -260,18 +262,19 @@ def test_clients_of_one_name_share_a_server_and_neither_sees_the_other_s_end(ass
         assert alive(server)
         second.close()
         wait_until(lambda: not alive(server))
-        assert not list(private_directory().glob("shared-by-a-test*"))
+        wait_until(lambda: not list(private_directory().glob(f"{name}*")))  # whoever starts a server now may look at it
     finally:
         first.close()
         second.close()
 
 
 def test_what_killed_servers_have_left_is_removed_by_the_next(assignment):
-    for suffix in ("socket", "lock"):
-        (private_directory() / f"killed-in-a-test.{suffix}").touch()
+    name = f"killed-in-test-{os.getpid()}"
+    for suffix in ("lock", "socket"):  # whoever starts a server meanwhile removes both, or neither
+        (private_directory() / f"{name}.{suffix}").touch()
     process = TrialProcess(threads=1)
     try:
         process.connect()
     finally:
         process.close()
-    assert not list(private_directory().glob("killed-in-a-test*"))
+    wait_until(lambda: not list(private_directory().glob(f"{name}*")))

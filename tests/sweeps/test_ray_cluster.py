@@ -68,7 +68,7 @@ def test_that_of_another_user_is_not_joined(address_file: Path, console: Console
 
 
 SCRIPT = """
-import io, json, os, sys
+import io, json, os, sys, time
 from pathlib import Path
 from rich.console import Console
 from sweeps import ray_cluster
@@ -84,7 +84,7 @@ try:
         print("CPUs", [node["CPU"] for node in nodes], ray_cluster.joined(), transfer.is_needed(space))
         print(ray.get_runtime_context().gcs_address)
         if "probe" in sys.argv:
-            from ray._private import worker
+            from ray._private import state, worker
             from ray.tune.execution.class_cache import _ActorClassCache
 
             class Probe:
@@ -93,6 +93,8 @@ try:
 
             node = worker._global_node
             print(*sorted(node.all_processes))
+            while len(state.workers()) < int(nodes[0]["CPU"]):  # asked for earlier, Ray would start others
+                time.sleep(0.05)
             with ray_cluster.for_tune():
                 classes = _ActorClassCache()
                 actors = [classes.get(Probe).options(num_cpus=1).remote() for _ in range(int(nodes[0]["CPU"]))]
@@ -116,7 +118,7 @@ def connect(make_space: Callable, tmp_path: Path) -> Callable[..., list[str]]:
             env={**inherited, **environment},
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=600,
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -152,7 +154,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., tup
                 start_new_session=True,
             )
         begun.append(process)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not Path(directory, "ray", "ray_current_cluster").exists():  # what it writes last
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
@@ -163,7 +165,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., tup
     for process in begun:
         os.killpg(process.pid, signal.SIGTERM)
         try:
-            process.wait(20)
+            process.wait(120)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -204,3 +206,55 @@ def test_a_ray_of_its_own_is_no_more_than_it_needs_and_its_workers_wait_for_the_
     assert processes == "gcs_server raylet"
     assert workers == " ".join(["(True, '1')"] * cpus)
     assert int(count) == cpus, "an actor has got another worker than those that were started before it was asked for"
+
+
+HELD = """
+import subprocess, sys, time
+from rich.console import Console
+from sweeps import ray_cluster
+from sweeps.space import load_space
+
+with ray_cluster.connected(load_space(sys.argv[1]), Console(file=sys.stderr)):
+    from ray._private import state, worker
+
+    while len(state.workers()) < 1:
+        time.sleep(0.05)
+    servers = [info.process.pid for infos in worker._global_node.all_processes.values() for info in infos]
+    started = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", ",".join(map(str, servers))], capture_output=True, text=True, check=True
+    ).stdout
+    print(*servers, *(f"{pid} {args}" for pid, args in (line.split(maxsplit=1) for line in started.splitlines())), sep="\\n")
+    print("END", flush=True)
+    sys.stdin.read()
+"""
+
+
+def alive(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.slow
+def test_a_ray_of_its_own_ends_with_a_driver_that_is_killed(make_space: Callable, tmp_path: Path) -> None:
+    make_space("")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    driver = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(HELD), str(tmp_path / "test.yaml")],
+        cwd=PROJECT,
+        env={**environment, "RAY_ADDRESS": "local"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    lines = list(iter(driver.stdout.readline, "END\n"))
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    assert sum("sh -c cat" in line for line in lines) == 2  # in the places of Ray's agents
+    assert not any("Agent" in line for line in lines)
+    left = [int(line.split()[0]) for line in lines]
+    deadline = time.monotonic() + 120
+    while left := [pid for pid in left if alive(pid)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)

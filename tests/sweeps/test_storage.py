@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import threading
@@ -92,12 +91,18 @@ def test_the_dashboard_shows_the_trials_and_changes_nothing(make_ledger, open_st
 
 def test_the_dashboard_takes_another_port_unless_it_was_told_which(make_ledger, console, monkeypatch):
     ledger = make_ledger(SPACE)
+
+    def interrupt():
+        while "/dashboard/studies/" not in console.file.getvalue():
+            time.sleep(0.01)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
     monkeypatch.setattr("sweeps.dashboard.PORT", 0)
     with dashboard_server(ledger) as first:
         monkeypatch.setattr("sweeps.dashboard.PORT", first.server_port)
         with dashboard_server(ledger) as second:
             assert second.server_port not in (0, first.server_port)
-            threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+            threading.Thread(target=interrupt, daemon=True).start()
             show_dashboard(ledger, console)
             assert f"test: http://127.0.0.1:{second.server_port}" not in console.file.getvalue()
             assert "/dashboard/studies/" in console.file.getvalue()
@@ -293,16 +298,21 @@ def test_what_a_lost_connection_interrupts_is_done_once(
 )
 def test_a_server_that_stops_and_starts_is_waited_for(make_ledger, open_study, run_trial, postgresql, how, storage):
     ledger, said = make_ledger(SPACE), []
-    wait_for(ledger.storage, Patience(said.append))
+    back = threading.Timer(1.5, postgresql.start)
+
+    def tell(text):
+        said.append(text)
+        if len(said) == 1:  # it was missed
+            back.start()
+
+    wait_for(ledger.storage, Patience(tell))
     study = open_study(ledger)
     run_trial(study, [0.1, 0.5])
     postgresql.stop(how)
-    back = threading.Timer(1.5, postgresql.start)
-    back.start()
     try:
         run_trial(study, [0.3, 0.2])
     finally:
-        back.join()
+        back.join() if said else postgresql.start()
     run_trial(study, [0.4])
     waits, goes_on = said
     assert waits.startswith(f"{postgresql.url} does not answer (")

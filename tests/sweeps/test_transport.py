@@ -254,7 +254,7 @@ def test_what_a_killed_node_left_is_removed_by_the_next(offer, host, tmp_path):
 def test_a_trial_runs_in_the_node_s_copy_and_its_files_name_the_sweep_s(vimh_dataset, host, tmp_path):
     """The process of a trial, with the sweep's directory and the data elsewhere than the driver has them."""
     from lhtx.checkpoints import load_checkpoint
-    from sweeps.trial import Assignment, run_trial
+    from sweeps.trial import Assignment, Listener, run_trial
 
     driver_s_data = tmp_path / "not here" / vimh_dataset.name
     directory, origin = tmp_path / "node" / "0003", tmp_path / "sweep" / "0003"
@@ -271,7 +271,7 @@ def test_a_trial_runs_in_the_node_s_copy_and_its_files_name_the_sweep_s(vimh_dat
     copy = TrialCopy(host, 3, "a", directory, places)
     copy.fetch(never)
     message = {"number": 3, "overrides": overrides, "directory": str(directory), "places": places}
-    run_trial(Assignment.from_message(json.loads(json.dumps(message))), lambda report: True)
+    run_trial(Assignment.from_message(json.loads(json.dumps(message))), Listener())
     copy.end()
     assert f"data_dir: {driver_s_data}" in (origin / "config.yaml").read_text()
     callbacks = load_checkpoint(origin / "checkpoints" / "last.ckpt")["callbacks"]

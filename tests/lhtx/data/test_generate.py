@@ -213,7 +213,7 @@ def test_a_bad_command_says_what_is_wrong(tmp_path: Path, capsys, arguments, sta
 def test_two_commands_at_once_make_one_dataset(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lhtx.data.generate", "--output", str(tmp_path / "made"), "--size", "2000", *COMMAND]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = sorted(process.communicate(timeout=120)[0] for process in processes)
+    said = sorted(process.communicate(timeout=240)[0] for process in processes)
     assert said == [f"{tmp_path / 'made'}: 2000 samples\n", f"{tmp_path / 'made'}: 2000 samples, already there\n"]
     assert [process.returncode for process in processes] == [0, 0]
     assert sorted(path.name for path in tmp_path.iterdir()) == [".made.lock", "made"]
@@ -231,7 +231,7 @@ def test_help_names_parameters_and_examples(capsys: pytest.CaptureFixture) -> No
 def test_a_killed_generator_leaves_no_half_dataset_and_the_next_one_cleans_up(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lhtx.data.generate", "--output", str(tmp_path / "set"), "--size", "10000000"]
     with subprocess.Popen([*command, *COMMAND]) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while not list(tmp_path.glob(".set.partial-*/train")):
             assert process.poll() is None
             assert time.monotonic() < deadline

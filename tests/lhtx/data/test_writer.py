@@ -122,7 +122,7 @@ def test_two_writers_of_one_directory_take_turns(tmp_path: Path) -> None:
 
     def slow():
         started.set()
-        release.wait(10)
+        release.wait(120)
         yield _chunk(3)
 
     def write(writer: str, chunks) -> None:
@@ -134,14 +134,14 @@ def test_two_writers_of_one_directory_take_turns(tmp_path: Path) -> None:
 
     first = threading.Thread(target=write, args=("first", slow()))
     first.start()
-    assert started.wait(10)
+    assert started.wait(120)
     second = threading.Thread(target=write, args=("second", [_chunk(9)]))
     second.start()
     second.join(0.2)
     assert second.is_alive()
     release.set()
-    first.join(10)
-    second.join(10)
+    first.join(120)
+    second.join(120)
     assert results["first"] == "made"
     assert "exists and is left as it is" in results["second"]
     assert read_info(tmp_path / "set").train_samples == 3
