@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,10 +13,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.faults.ports import free_ports
 from benchmarks.faults.process_tree import descendants, naming
 
 PROJECT = Path(__file__).resolve().parents[2]
 RAY = Path(sys.executable).with_name("ray")
+PATIENCE_SECONDS = 900.0
+"""How long a command may take, on a busy machine too."""
 
 
 @dataclass
@@ -51,7 +53,7 @@ class Nodes:
             capture_output=True,
             text=True,
             check=False,
-            timeout=200,
+            timeout=PATIENCE_SECONDS,
         )
 
     def submitting(self, log: Path, *arguments: object) -> subprocess.Popen[bytes]:
@@ -93,18 +95,10 @@ def three_nodes() -> Iterator[Nodes]:
             start(f"w{number}", agents[number], f"--address=127.0.0.1:{port}", "--num-cpus=1")
         yield Nodes(directory, f"http://127.0.0.1:{dashboard}", environment)
     finally:
-        kill([each for pid in naming(str(directory)) if pid != os.getpid() for each in (pid, *descendants(pid))])
-        time.sleep(0.5)
-        kill([pid for pid in naming(str(directory)) if pid != os.getpid()])
+        while left := [pid for pid in naming(str(directory)) if pid != os.getpid()]:
+            kill([each for pid in left for each in (pid, *descendants(pid))])
+            time.sleep(0.1)
         subprocess.run(["rm", "-rf", str(directory)], check=True)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def kill(pids: list[int]) -> None:

@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,6 +17,11 @@ from typing import Any
 from urllib.parse import quote
 
 import psycopg
+
+from benchmarks.faults.ports import free_ports
+
+PATIENCE_SECONDS = 600.0
+"""How long it may take to start or to stop, on a busy machine too."""
 
 
 class PostgreSQL:
@@ -35,9 +39,7 @@ class PostgreSQL:
             self._account["extra_groups"] = []
             shutil.chown(directory, self._account["user"])
         self._programs = self._find_programs()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        (self.port,) = free_ports(1)
         secret = directory / "password"
         secret.write_text(self.password)
         secret.chmod(0o644)
@@ -89,7 +91,7 @@ class PostgreSQL:
         settings |= {"shared_buffers": "16MB", "max_connections": 300}
         command = [str(self._programs / "postgres"), "-D", str(self._directory / "data")]
         command += [text for name, value in settings.items() for text in ("-c", f"{name}={value}")]
-        until = time.monotonic() + 60
+        until = time.monotonic() + PATIENCE_SECONDS
         while True:
             if self._server is None or self._server.poll() is not None:  # the last processes of one that was killed hold it
                 with (self._directory / "log").open("ab") as log:
@@ -116,7 +118,7 @@ class PostgreSQL:
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Stop it: SIGINT ends its connections, SIGQUIT is a crash of all its processes, SIGKILL one of the first."""
         self._server.send_signal(how)
-        self._server.wait(30)
+        self._server.wait(PATIENCE_SECONDS)
 
 
 @contextmanager
