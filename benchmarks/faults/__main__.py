@@ -63,6 +63,8 @@ def made(fault: Fault, workshop: Workshop) -> Outcome:
         outcome = fault.make(workshop)
     except (RuntimeError, OSError, LookupError, StopIteration, ValueError, subprocess.SubprocessError) as error:
         outcome = Outcome(f"{type(error).__name__}: {error}", "could not be made", sound=False)
+    finally:
+        workshop.tidy()
     told = outcome.told.replace(str(workshop.directory), "…").replace(f" on {os.uname().nodename}", " on HOST")
     return replace(outcome, told=told)
 

@@ -19,8 +19,8 @@ NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 
 def full_disk(workshop: Workshop) -> Outcome:
     """The sweep's file system runs full; room is made, the sweep resumed, its failures retried."""
-    truth, space = workshop.truth(), workshop.space("full")
-    script = [*NAMESPACE, sys.executable, "-m", "benchmarks.faults.full_disk", str(workshop.directory), str(space), "full"]
+    truth = workshop.truth()
+    script = [*NAMESPACE, sys.executable, "-m", "benchmarks.faults.full_disk", str(workshop.directory), "full"]
     _, output = Command(script).end()
     seen = json.loads(output.splitlines()[-1])
     ledger = Ledger("full", workshop.directory / "kept")
@@ -114,6 +114,7 @@ def clock_set_back(workshop: Workshop) -> Outcome:
         },
     )
     write_atomically(clock, "-3600\n")
+    workshop.release("clock")
     status, output = command.end()
     shown, seen = workshop.run("status", "clock")
     right = (status, shown) == (0, 0) and "-" not in line_with(seen, "left")
@@ -122,15 +123,8 @@ def clock_set_back(workshop: Workshop) -> Outcome:
 
 def _stopped(workshop: Workshop, name: str) -> Ledger:
     """A sweep that was interrupted after some trials had ended, while others were in mid-course."""
-    command, ledger = workshop.start("run", workshop.space(name)), workshop.ledger(name)
-
-    def midway() -> bool:
-        return bool(ended(workshop.ledger(name))) and any(1 < done < workshop.epochs - 4 for done in epochs(ledger).values())
-
-    command.wait_for(midway)
-    command.process.terminate()
-    command.end()
-    return workshop.ledger(name)
+    ledger, _, _ = workshop.interrupted(name)
+    return ledger
 
 
 FAULTS = (

@@ -1,6 +1,6 @@
 """A disk that runs full under a driver. To be run where a file system may be mounted:
 
-    unshare --user --map-root-user --mount python -m benchmarks.faults.full_disk DIRECTORY SPACE NAME
+    unshare --user --map-root-user --mount python -m benchmarks.faults.full_disk DIRECTORY NAME
 
 DIRECTORY/runs becomes a small file system. Once two trials have ended it is filled to the last byte; when the driver has
 ended, room is made, the sweep is resumed and its failures are retried. What is left is copied to DIRECTORY/kept. It prints one
@@ -21,16 +21,16 @@ from benchmarks.faults.workshop import Workshop, ended
 SIZE = "64m"
 
 
-def main(directory: str, space: str, name: str) -> None:
+def main(directory: str, name: str) -> None:
     workshop = Workshop(Path(directory))
     workshop.runs.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(workshop.runs)], check=True)
-    command = workshop.start("run", space)
-    command.wait_for(lambda: len(ended(workshop.ledger(name))) >= 2)
+    command, _ = workshop.under_way(name)
     filler = workshop.runs / "filler"
     with filler.open("wb", buffering=0) as file, suppress(OSError):
         while file.write(bytes(4096)):
             pass
+    workshop.release(name)
     status, output = command.end()
     before = ended(workshop.ledger(name))
     filler.unlink()

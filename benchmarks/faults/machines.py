@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from benchmarks.faults.fault import Fault, Outcome, line_with
 from benchmarks.faults.nodes import three_nodes
 from benchmarks.faults.postgresql import running_server
-from benchmarks.faults.workshop import PATIENCE_SECONDS, Check, Workshop, check, ended, trials
+from benchmarks.faults.workshop import PATIENCE_SECONDS, Check, Workshop, check, ended, held, trials
 from sweeps.ledger import Ledger
 
 HUNGRY = """
@@ -43,6 +43,7 @@ def killed_database(workshop: Workshop) -> Outcome:
         command, ledger = workshop.under_way("database")
         before = ended(ledger)
         server.stop(signal.SIGKILL)
+        workshop.release("database")
         time.sleep(3)
         server.start()
         status, output = command.end()
@@ -64,14 +65,16 @@ def lost_node(workshop: Workshop) -> Outcome:
     truth, space = workshop.truth(), workshop.space("cluster", more="resources: {trial_files: node}\n")
     with three_nodes() as nodes:
         log, there = nodes.directory / "submit.log", Ledger("cluster", nodes.there)
+        workshop.hold("cluster")
         submitter = nodes.submitting(log, space, "--address", nodes.address, "--runs", workshop.runs)
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while not ended(there) or not workshop.mid_course(there):
+        while not held(there):
             if submitter.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(log.read_text())
             time.sleep(0.1)
         before = ended(there)
         nodes.kill_worker("w1")
+        workshop.release("cluster")
         status = submitter.wait(PATIENCE_SECONDS)
         output = log.read_text()
     told = line_with(output, "lost its process", "trials ended")
@@ -88,7 +91,7 @@ class Hog(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.datamodule.batch_size == self._batch_size:
             self._held = torch.ones(self._mib, 2**18)
-            time.sleep(2)
+            time.sleep(300)  # until it is killed, however seldom a busy machine looks
 
 
 def outgrown_memory(workshop: Workshop) -> Outcome:

@@ -15,11 +15,10 @@ from pathlib import Path
 
 from benchmarks.faults.ports import free_ports
 from benchmarks.faults.process_tree import descendants, naming
+from benchmarks.faults.workshop import PATIENCE_SECONDS
 
 PROJECT = Path(__file__).resolve().parents[2]
 RAY = Path(sys.executable).with_name("ray")
-PATIENCE_SECONDS = 900.0
-"""How long a command may take, on a busy machine too."""
 
 
 @dataclass

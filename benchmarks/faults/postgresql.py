@@ -20,7 +20,7 @@ import psycopg
 
 from benchmarks.faults.ports import free_ports
 
-PATIENCE_SECONDS = 600.0
+PATIENCE_SECONDS = 240.0
 """How long it may take to start or to stop, on a busy machine too."""
 
 

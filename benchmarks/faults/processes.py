@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.faults.fault import Fault, Outcome, line_with
 from benchmarks.faults.process_tree import descendants
-from benchmarks.faults.workshop import Command, Workshop, check, ended, epochs, trials
+from benchmarks.faults.workshop import HOLD_EPOCH, Command, Workshop, check, ended, epochs, trials
 from sweeps.ledger import Ledger
 
 
@@ -27,25 +27,35 @@ def killed_drivers(workshop: Workshop, kills: int = 20, seed: int = 7) -> Outcom
     before: dict = {}
     lost = 0
     for done in range(kills):
-        command = workshop.start(*again())
-        with suppress(subprocess.TimeoutExpired):
-            command.process.wait(rng.uniform(0.5, 4 / 3 * workshop.start_seconds))
-            raise RuntimeError(f"after {done} kills the sweep had come to its end:\n{command.end()[1]}")
-        command.kill()
+        workshop.hold("killed", 2 * (done + 1))  # of 48, so that the sweep outlives the kills wherever its trials are fast
+        _kill_at(rng.uniform(0.1, 4 / 3), ledger, workshop.start(*again()), workshop.start_seconds)
         now = ended(workshop.ledger("killed"))
         lost += sum(now.get(number) != facts for number, facts in before.items())
         before = now
+    workshop.release("killed")
     status, output = workshop.run(*again())
     found = check(workshop.ledger("killed"), before, truth)
     going = f"{kills} kills while {len(before)} of {len(truth)} trials ended, {lost} of them lost on the way"
     return Outcome.of(line_with(output, "trials ended", "have ended"), found, status == lost == 0, going)
 
 
+def _kill_at(instant: float, ledger: Ledger, command: Command, start_seconds: float) -> None:
+    """Kill a driver. Args: instant: in units of `start_seconds`; what lies beyond 1 is counted from its first epoch on."""
+    if instant > 1:
+        known = epochs(ledger)
+        command.wait_for(lambda: epochs(ledger) != known)
+    time.sleep((instant - (instant > 1)) * start_seconds)
+    output = command.kill()
+    if command.process.returncode != -signal.SIGKILL:
+        raise RuntimeError(f"it ended before it was killed:\n{output}")
+
+
 def killed_trial(workshop: Workshop) -> Outcome:
     """One trial's process is killed; `retry` runs it again."""
-    truth, command = workshop.truth(), workshop.start("run", workshop.space("trial"))
-    ledger = workshop.ledger("trial")
-    os.kill(command.wait_for(lambda: _trial_in_mid_course(command, ledger)), signal.SIGKILL)
+    truth = workshop.truth()
+    command, ledger = workshop.under_way("trial")
+    os.kill(_held_trial(command, ledger), signal.SIGKILL)
+    workshop.release("trial")
     command.end()
     told = next(trial.user_attrs["verdict"]["reason"] for trial in trials(ledger) if trial.state.name == "FAIL")
     before = ended(ledger)
@@ -70,33 +80,33 @@ def _slot_killed(workshop: Workshop, name: str, what: str) -> Outcome:
     truth = workshop.truth()
     command, ledger = workshop.under_way(name)
     before = ended(ledger)
-    os.kill(
-        command.wait_for(lambda: next((pid for pid, line in command.below().items() if what in line), None)), signal.SIGKILL
-    )
+    os.kill(next(pid for pid, line in command.below().items() if what in line), signal.SIGKILL)
+    workshop.release(name)
     status, output = command.end()
     again = sum("goes on from" in file.read_text() for file in ledger.trials_directory.glob("*/stdout.log"))
     told = line_with(output, "lost its process", "goes on in another", "trials ended")
-    return Outcome.of(told, check(ledger, before, truth), status == 0, f"{again} trial went on from its last checkpoint")
+    went_on = (
+        "1 trial went on from its last checkpoint" if again == 1 else f"{again} trials went on from their last checkpoints"
+    )
+    return Outcome.of(told, check(ledger, before, truth), status == 0, went_on)
 
 
-def _trial_in_mid_course(command: Command, ledger: Ledger) -> int | None:
-    """The process of a trial that has reported some epochs: what a server has forked, and writes into its trial's log."""
+def _held_trial(command: Command, ledger: Ledger) -> int:
+    """The process of a trial that is held: what a server has forked, and writes into its trial's log."""
     done = epochs(ledger)
     for server in (pid for pid, line in command.below().items() if "-m sweeps.process" in line):
         for child in descendants(server):
             with suppress(OSError):  # it has ended meanwhile
                 log = Path(os.readlink(f"/proc/{child}/fd/1"))
-                if log.name == "stdout.log" and 2 < done.get(int(log.parent.name), 0) < 9:
+                if log.name == "stdout.log" and done.get(int(log.parent.name)) == HOLD_EPOCH:
                     return child
-    return None
+    raise RuntimeError(f"no process holds a log of {ledger.name}: {command.below()}")
 
 
 def interrupted(workshop: Workshop) -> Outcome:
     """SIGTERM, as from Ctrl-C, a closed terminal or a scheduler that ends a job."""
     truth = workshop.truth()
-    command, ledger = workshop.under_way("interrupted")
-    command.process.send_signal(signal.SIGTERM)
-    status, output = command.end()
+    ledger, status, output = workshop.interrupted("interrupted")
     before = ended(ledger)
     again, _ = workshop.run("resume", "interrupted")
     return Outcome.of(line_with(output, "interrupted."), check(ledger, before, truth), (status, again) == (130, 0))
@@ -104,10 +114,10 @@ def interrupted(workshop: Workshop) -> Outcome:
 
 def two_drivers(workshop: Workshop) -> Outcome:
     """While a driver runs a sweep, another is started on it."""
-    truth, command = workshop.truth(), workshop.start("run", workshop.space("held"))
-    ledger = workshop.ledger("held")
-    command.wait_for(lambda: epochs(ledger))
+    truth = workshop.truth()
+    command, ledger = workshop.under_way("held")
     refused, output = workshop.run("resume", "held")
+    workshop.release("held")
     status, _ = command.end()
     return Outcome.of(line_with(output, "error"), check(ledger, {}, truth), (status, refused) == (0, 2))
 

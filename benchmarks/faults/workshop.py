@@ -7,6 +7,7 @@ it came to where nothing happened.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -20,14 +21,21 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from benchmarks.faults.process_tree import descendants
+from lhtx.files import write_atomically
 from sweeps.attributes import follows, own_trials, rejected
 from sweeps.errors import LedgerError
+from sweeps.interruption import NOTICE
 from sweeps.ledger import Ledger, read_history
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 EPOCHS = 12
 RATES = (3.0e-4, 1.0e-3, 3.0e-3, 1.0e-2)
-PATIENCE_SECONDS = 180.0
+HOLD_EPOCH = 4
+"""So many epochs have been trained by a trial that is held; what is left is far more than it trains until it heeds an end."""
+PASSING = 2
+"""The number of the first trial that is held under a fault: those before it come to their ends."""
+PATIENCE_SECONDS = 900.0
+"""How long a command may take, on a busy machine too."""
 
 SPACE = """
 description: A small grid, to be harmed.
@@ -40,6 +48,7 @@ trial:
   - logger=none
   - seed=1
   - trainer.max_epochs={epochs}
+  - "+callbacks.gate={{_target_: benchmarks.faults.gate.Gate, file: '{gate}', epoch: {hold}}}"
 objective: {{metric: val/avg_acc, mode: max}}
 space:
   model.optimizer.lr: {rates}
@@ -63,6 +72,7 @@ class Workshop:
     start_seconds: float = 0.0
     """How long the last sweep that nothing happened to took from the command to its first epoch."""
     _truths: dict[int, Truth] = field(default_factory=dict)
+    _commands: list[Command] = field(default_factory=list)
 
     @property
     def runs(self) -> Path:
@@ -79,6 +89,8 @@ class Workshop:
             data=self.directory / "data" / "vimh",
             samples=samples or self.samples,
             epochs=self.epochs,
+            gate=self._gate(name),
+            hold=HOLD_EPOCH,
             rates=list(RATES),
             widths=[0.5 + 0.25 * step for step in range(widths)],
             trials=len(RATES) * widths,
@@ -88,21 +100,49 @@ class Workshop:
 
     def start(self, *arguments: str | Path, environment: Mapping[str, str] | None = None) -> Command:
         """Start `python -m sweeps …` with these arguments."""
-        return Command([sys.executable, "-m", "sweeps", *map(str, arguments), "--runs", str(self.runs)], environment)
+        command = Command([sys.executable, "-m", "sweeps", *map(str, arguments), "--runs", str(self.runs)], environment)
+        self._commands.append(command)
+        return command
 
     def run(self, *arguments: str | Path, environment: Mapping[str, str] | None = None) -> tuple[int, str]:
         """The exit status of `python -m sweeps …`, and what it printed."""
         return self.start(*arguments, environment=environment).end()
 
     def under_way(self, name: str, environment: Mapping[str, str] | None = None) -> tuple[Command, Ledger]:
-        """Start the sweep of a new search space; the driver and the ledger, once a trial is in mid-course."""
-        command, ledger = self.start("run", self.space(name), environment=environment), self.ledger(name)
-        command.wait_for(lambda: self.mid_course(ledger))
-        return command, ledger
+        """Start the sweep of a new search space; the driver and the ledger, once some trials have ended and another is held in
+        mid-course, where it stays until it is let go (`release`)."""
+        self.hold(name)
+        command = self.start("run", self.space(name), environment=environment)
+        command.wait_for(lambda: held(self.ledger(name)))
+        return command, self.ledger(name)
 
-    def mid_course(self, ledger: Ledger) -> bool:
-        """Whether a trial has reported some of its epochs, and has some to go."""
-        return any(2 < done < self.epochs - 2 for done in epochs(ledger).values())
+    def interrupted(self, name: str) -> tuple[Ledger, int, str]:
+        """A sweep that SIGTERM has ended while it was under way: its ledger, the driver's exit status and output."""
+        command, _ = self.under_way(name)
+        command.process.terminate()
+        command.wait_for(lambda: NOTICE in command.heard())
+        self.release(name)  # the driver lets an epoch that runs come to its end
+        return self.ledger(name), *command.end()
+
+    def hold(self, name: str, first: int = PASSING) -> None:
+        """Hold the trials of a sweep from number `first` on, each once it is in mid-course."""
+        write_atomically(self._gate(name), str(first))
+
+    def release(self, name: str) -> None:
+        """Let go the trials that are held, and hold no more."""
+        self._gate(name).unlink()
+
+    def tidy(self) -> None:
+        """End what a fault that could not be made has left."""
+        for gate in self.directory.glob("*.gate"):
+            gate.unlink()
+        while self._commands:
+            command = self._commands.pop()
+            if command.process.poll() is None:
+                command.kill()
+
+    def _gate(self, name: str) -> Path:
+        return self.directory / f"{name}.gate"
 
     def truth(self, widths: int = 2) -> Truth:
         """What a grid comes to when nothing happens to it."""
@@ -129,20 +169,25 @@ class Command:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
             start_new_session=True,
         )
+        self._heard = b""
 
     def end(self) -> tuple[int, str]:
         """Wait for its end: exit status and output."""
-        output, _ = self.process.communicate(timeout=PATIENCE_SECONDS)
-        return self.process.returncode, output
+        rest, _ = self.process.communicate(timeout=PATIENCE_SECONDS)
+        return self.process.returncode, (self._heard + rest).decode()
+
+    def heard(self) -> bytes:
+        """What it has printed so far."""
+        while select.select([self.process.stdout], [], [], 0)[0] and (part := os.read(self.process.stdout.fileno(), 65536)):
+            self._heard += part
+        return self._heard
 
     def kill(self) -> str:
         """SIGKILL, to this process alone; what it had printed."""
         self.process.send_signal(signal.SIGKILL)
-        output, _ = self.process.communicate(timeout=PATIENCE_SECONDS)
-        return output
+        return self.end()[1]
 
     def below(self) -> dict[int, str]:
         """The processes that it and its children have started: their command lines."""
@@ -156,10 +201,11 @@ class Command:
         """
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
+            over = self.process.poll() is not None
             if result := condition():
                 return result
-            if self.process.poll() is not None:
-                raise RuntimeError(f"it ended too early:\n{self.process.communicate()[0]}")
+            if over:
+                raise RuntimeError(f"it ended too early:\n{self.end()[1]}")
             time.sleep(0.05)
         raise RuntimeError(f"not within {PATIENCE_SECONDS:g} s:\n{self.kill()}")
 
@@ -185,6 +231,12 @@ def ended(ledger: Ledger) -> dict[int, tuple[Any, ...]]:
 def epochs(ledger: Ledger) -> dict[int, int]:
     """How many epochs each trial has reported."""
     return {int(file.parent.name): len(read_history(file)) for file in ledger.trials_directory.glob("*/history.csv")}
+
+
+def held(ledger: Ledger) -> bool:
+    """Whether a trial is held in mid-course, and all that are not have ended."""
+    standing = any(number >= PASSING and done == HOLD_EPOCH for number, done in epochs(ledger).items())
+    return standing and len(ended(ledger)) == PASSING
 
 
 def found(ledger: Ledger) -> Truth:

@@ -57,8 +57,12 @@ def measure(images: Tensor) -> tuple[Tensor, Tensor]:
 
     The deviation of a constant channel is given as 1/255, so that it becomes 0 and nothing is divided by 0.
     """
-    deviation, mean = torch.std_mean(images.float(), dim=(0, 2, 3), correction=0)
-    return mean / LEVELS, torch.where(deviation > 0, deviation, 1.0) / LEVELS
+    # Of how often each level occurs: exact, however many threads count, and nothing as large as the images is made.
+    counts = torch.stack([torch.bincount(channel.reshape(-1), minlength=LEVELS + 1) for channel in images.unbind(1)]).double()
+    shares, levels = counts / counts.sum(1, keepdim=True), torch.arange(LEVELS + 1, dtype=torch.float64)
+    mean = shares @ levels
+    deviation = (shares * (levels - mean[:, None]) ** 2).sum(1).sqrt()
+    return (mean / LEVELS).float(), (torch.where(deviation > 0, deviation, 1.0) / LEVELS).float()
 
 
 def _take(constants: float | tuple[float, ...], channels: Sequence[int]) -> Tensor:
