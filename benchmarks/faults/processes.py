@@ -85,9 +85,7 @@ def _slot_killed(workshop: Workshop, name: str, what: str) -> Outcome:
     status, output = command.end()
     again = sum("goes on from" in file.read_text() for file in ledger.trials_directory.glob("*/stdout.log"))
     told = line_with(output, "lost its process", "goes on in another", "trials ended")
-    went_on = (
-        "1 trial went on from its last checkpoint" if again == 1 else f"{again} trials went on from their last checkpoints"
-    )
+    went_on = f"{again} {'trial' if again == 1 else 'trials'} went on from the last checkpoint"
     return Outcome.of(told, check(ledger, before, truth), status == 0, went_on)
 
 

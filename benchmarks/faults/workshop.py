@@ -176,7 +176,7 @@ class Command:
     def end(self) -> tuple[int, str]:
         """Wait for its end: exit status and output."""
         rest, _ = self.process.communicate(timeout=PATIENCE_SECONDS)
-        return self.process.returncode, (self._heard + rest).decode()
+        return self.process.returncode, (self._heard + rest).decode(errors="replace")  # killed within a character, perhaps
 
     def heard(self) -> bytes:
         """What it has printed so far."""
@@ -234,7 +234,7 @@ def epochs(ledger: Ledger) -> dict[int, int]:
 
 
 def held(ledger: Ledger) -> bool:
-    """Whether a trial is held in mid-course, and all that are not have ended."""
+    """Whether a trial is held in mid-course, and those that may pass have ended."""
     standing = any(number >= PASSING and done == HOLD_EPOCH for number, done in epochs(ledger).items())
     return standing and len(ended(ledger)) == PASSING
 
