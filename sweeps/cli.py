@@ -262,7 +262,9 @@ def push(
 @app.command()
 def validate(
     name: Space,
-    samples: Annotated[int, typer.Option(min=1, help="How many drawn configurations to compose.")] = 20,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="How many drawn configurations to compose; else 5 for each parameter, at most 20.")
+    ] = None,
 ) -> None:
     """Check a search space for real: compose what it can ask for, count parameters, constraints, network sizes."""
     from sweeps.space import load_space

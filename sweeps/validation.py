@@ -37,16 +37,18 @@ DRAWS_TO_COMPOSE = 50
 """The same if a constraint asks for the network's size, which takes composing it: at most 7 %."""
 
 
-def validate(space: SearchSpace, samples: int = 20) -> Validation:
+def validate(space: SearchSpace, samples: int | None = None) -> Validation:
     """Compose the base config, every option of every choice and both ends of each range (each with what its conditions
     need), at least `samples` settings drawn at random, and the settings to start with.
+
+    Args: samples: five for each parameter, and at most 20, if not given.
 
     Raises:
         SpaceError: something does not compose, the objective is never logged, or the constraints leave nothing, or nothing of a
             setting to start with; with the file and line of the override to blame.
         lhtx.errors.DatasetError: the base config's dataset cannot be read or made.
     """
-    return _Validator(space).validate(samples)
+    return _Validator(space).validate(samples or min(20, 5 * len(space.parameters)))
 
 
 class _Validator:

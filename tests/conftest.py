@@ -27,6 +27,8 @@ LONG = (
     "test_configs.py::test_every_experiment_trains_two_batches[.*(vit|convnext|efficientnet)",
 )
 """Tests that are slow for some of their parameters: what stands before [, and what in it, as regular expressions."""
+LONGEST = "test_readme.py"
+"""Comes first: at the end, the other processes would have nothing left to do beside it."""
 SLOW_SECONDS = 1800
 """What a slow test may take that does not say so itself. It ends what hangs; a busy machine takes many times as long as a quiet
 one."""
@@ -45,6 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(SLOW_SECONDS))
+    items.sort(key=lambda item: item.path.name != LONGEST)
 
 
 @pytest.fixture(scope="session")

@@ -146,14 +146,14 @@ def test_a_killed_driver_of_fused_trials_loses_nothing_and_repeats_nothing(start
 @pytest.mark.slow
 def test_when_the_process_of_a_group_is_killed_its_trials_go_on_one_by_one(start, space, tmp_path):
     ledger = Ledger("fused", tmp_path)
-    driver = start("sweeps", "run", space(100, 3, more=f"resources: {{cpu: {cpus()}}}\n"), "--runs", ledger.root)
-    stopped_when(driver, lambda: sum(5 < len(epochs) < 100 for epochs in rows(ledger).values()) == 3)
+    driver = start("sweeps", "run", space(30, 3, more=f"resources: {{cpu: {cpus()}}}\n"), "--runs", ledger.root)
+    stopped_when(driver, lambda: sum(5 < len(epochs) < 30 for epochs in rows(ledger).values()) == 3)
     (process,) = groups(ledger, driver.pid)
     os.kill(process, signal.SIGKILL)
     driver.send_signal(signal.SIGCONT)
     output, _ = driver.communicate(timeout=600)
     assert driver.returncode == 0, output
-    assert set(check(ledger, 100, 3).values()) == {"finished"}
+    assert set(check(ledger, 30, 3).values()) == {"finished"}
     for number in range(3):
         assert f"trial {number} leaves its group, and goes on by itself: killed by SIGKILL" in output
         assert f"trial {number} goes on from" in ledger.trial(number).log.read_text()

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -391,14 +391,14 @@ def live(simulation: SimpleNamespace, plan: dict[str, Any], commands, seed: int,
 TOGETHER = given(plan=plans(), commands=COMMANDS, seed=st.integers(0, 2**16), warm=st.booleans())
 
 
-@settings(max_examples=9, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=9)
 @TOGETHER
 def test_whatever_is_combined_works_together(simulation, plan, commands, seed, warm):
     live(simulation, plan, commands, seed, warm)
 
 
 @pytest.mark.slow
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @TOGETHER
 def test_whatever_is_combined_works_together_at_length(simulation, plan, commands, seed, warm):
     live(simulation, plan, commands, seed, warm)
