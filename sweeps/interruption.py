@@ -9,7 +9,7 @@ from types import TracebackType
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOP = signal.SIGUSR2
 """What `sweeps stop` sends: as often as it comes, it only asks for a clean end. (SIGUSR1 is taken: Tune has its own answer.)"""
-NOTICE = b"\nstopping cleanly: an epoch that runs comes to its end first; once more stops at once\n"
+NOTICE = b"\nstopping cleanly: an epoch that runs has ten seconds to end; once more stops at once\n"
 
 
 class Interruption:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,8 +25,9 @@ AGENTS: Mapping[str, Sequence[str]] = {
 }
 """Commands that a raylet insists on, and the ports that it waits for each to write down before its node is one: what serves the
 dashboard, and environments for tasks that ask for another one. One to three seconds of processor time."""
-IDLE_AGENT = "sh -c cat"
-"""Instead of them: it reads the pipe that the raylet holds, ends with it, and takes whatever arguments the raylet adds."""
+IDLE_AGENT = ("sh", "-c", "trap '' INT; exec cat")
+"""Instead of them: it reads the pipe that the raylet holds and ends with it, which would end with this one, too: so Ctrl-C does
+not reach it, and it takes whatever arguments the raylet adds."""
 ACTOR_MODULE = "sweeps.trainable"
 IDLE_SECONDS = 60
 """How long a worker waits for a slot; longer than a validation takes, in general."""
@@ -122,8 +124,8 @@ def _with_idle_agents(command: Sequence[str]) -> list[str]:
     options = dict(part.removeprefix("--").split("=", 1) for part in command if part.startswith("--") and "=" in part)
     for port in (port for ports in AGENTS.values() for port in ports):
         Path(options["session_dir"], f"{port}_port_{options['node_id']}").write_text("1")  # where nobody answers
-    names = tuple(f"--{agent}=" for agent in AGENTS)
-    return [part.partition("=")[0] + f"={IDLE_AGENT}" if part.startswith(names) else part for part in command]
+    names, idle = tuple(f"--{agent}=" for agent in AGENTS), subprocess.list2cmdline(IDLE_AGENT)
+    return [part.partition("=")[0] + f"={idle}" if part.startswith(names) else part for part in command]
 
 
 def _await_node(address: str, node: str) -> None:
