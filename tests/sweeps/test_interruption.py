@@ -26,6 +26,6 @@ def test_what_stop_sends_only_ever_asks_and_a_signal_after_it_ends_at_once(capfd
         for _ in range(3):
             os.kill(os.getpid(), STOP)
         assert interruption.requested
-        assert capfd.readouterr().err.count("an epoch that runs comes to its end first") == 1
+        assert capfd.readouterr().err.count("an epoch that runs has ten seconds to end") == 1
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
